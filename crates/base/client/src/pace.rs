@@ -24,11 +24,13 @@ impl Pace {
         }
     }
 
-    /// Waits until it is one's turn.
+    /// Waits until it is one's turn. Whoever gives up before has taken nothing from those who come after him.
     pub async fn turn(&self) {
         let wait = self.take(Instant::now());
         if !wait.is_zero() {
+            let mut waiting = Waiting(Some(self));
             tokio::time::sleep(wait).await;
+            waiting.0 = None;
         }
     }
 
@@ -36,8 +38,20 @@ impl Pace {
         let mut left = self.left.lock();
         let grown = now.saturating_duration_since(left.1).as_secs_f64() * self.per_second;
         left.0 = (left.0 + grown).min(self.burst) - 1.0;
-        left.1 = now;
+        // Who waited for the lock may come with an earlier time, which isn't to be counted twice.
+        left.1 = left.1.max(now);
         Duration::from_secs_f64((-left.0).max(0.0) / self.per_second)
+    }
+}
+
+/// Somebody who hasn't had his turn yet.
+struct Waiting<'a>(Option<&'a Pace>);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(pace) = self.0 {
+            pace.left.lock().0 += 1.0;
+        }
     }
 }
 
@@ -45,6 +59,19 @@ impl Pace {
 mod tests {
     use super::*;
     use std::sync::Arc;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_gives_up_holds_up_nobody() {
+        let pace = Pace::new(1, 1);
+        pace.turn().await;
+        for _ in 0..100 {
+            let gone = tokio::time::timeout(Duration::from_millis(1), pace.turn()).await;
+            assert!(gone.is_err());
+        }
+        let began = Instant::now();
+        pace.turn().await;
+        assert!(began.elapsed() <= Duration::from_secs(1), "{:?}", began.elapsed());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn after_the_burst_everyone_waits_for_his_turn() {
@@ -72,5 +99,11 @@ mod tests {
         assert!(began.elapsed().is_zero());
         pace.turn().await;
         assert!(!began.elapsed().is_zero());
+        // A time that lies before the last one adds nothing.
+        let (pace, began) = (Pace::new(1, 1), Instant::now());
+        let later = began + Duration::from_secs(1);
+        assert!(pace.take(later).is_zero());
+        assert_eq!(pace.take(began), Duration::from_secs(1));
+        assert_eq!(pace.take(later), Duration::from_secs(2));
     }
 }

@@ -40,7 +40,7 @@ pub struct Kubelet {
     pub runtime_name: String,
     pub runtime_version: String,
     pub rest: Rest,
-    /// For what waits for no rate.
+    /// For what waits for no rate: the lease and the status by which others see that the node lives, and reviews of who comes.
     pub unpaced: Rest,
     pub recorder: Recorder,
     pub volumes: Volumes,

@@ -142,7 +142,7 @@ pub async fn build(
         Some(company) => unpaced.together(company.together.clone()),
         None => unpaced,
     };
-    // Events have a rate of their own, and the node's lease has none.
+    // Events have a rate of their own; the node's lease and status, and reviews of who comes, have none.
     let rest = unpaced.clone().paced(cfg.api_rate.pace(API_RATE));
     let workers: Arc<Workers> = Arc::default();
     let wake: Arc<dyn Fn(&str) + Send + Sync> = {

@@ -34,6 +34,35 @@ async fn the_node_registers_and_keeps_its_lease() {
 }
 
 /// Pods are told of what is left for them, and held to it; the margin of evictions is theirs.
+/// Requests that wait for their rate must not make a node look dead.
+#[tokio::test(start_paused = true)]
+async fn the_nodes_state_is_told_at_once_however_slow_requests_may_be() {
+    let node = Node::start_with(|c| {
+        c.api_rate.per_second = Some(1);
+        c.api_rate.burst = Some(1);
+    })
+    .await;
+    let ready = |n: &Node| (condition(&n.api.get("nodes/n1")?, "Ready") == "True").then_some(());
+    node.until("the node is ready", ready).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    for n in 0..40 {
+        node.pod_with(
+            json!({"name": format!("p{n}")}),
+            json!({"containers": [{"name": "c", "image": "one:1"}]}),
+        );
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // As the controller writes it of a node that is silent.
+    node.api.change("nodes/n1", |n| {
+        let conditions = n["status"]["conditions"].as_array_mut().unwrap();
+        let ready = conditions.iter_mut().find(|c| c["type"] == "Ready").unwrap();
+        ready["status"] = "Unknown".into();
+    });
+    let began = Instant::now();
+    node.until("the node is ready again", ready).await;
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_reserved_is_kept_from_pods() {
     use keelson_kubelet::Host;

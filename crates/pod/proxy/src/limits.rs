@@ -98,6 +98,8 @@ impl Wanted {
 pub trait Files {
     fn read(&self, path: &Path) -> io::Result<String>;
     fn write(&self, path: &Path, text: &str) -> io::Result<()>;
+    /// Writes a file of one's own, whole or not at all.
+    fn keep(&self, path: &Path, text: &str) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
 }
 
@@ -109,10 +111,17 @@ impl Files for Real {
     }
 
     fn write(&self, path: &Path, text: &str) -> io::Result<()> {
-        if let Some(dir) = path.parent().filter(|dir| !dir.exists()) {
+        std::fs::write(path, text)
+    }
+
+    fn keep(&self, path: &Path, text: &str) -> io::Result<()> {
+        if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir)?;
         }
-        std::fs::write(path, text)
+        // What it tells of ends with the machine, so nothing waits for the disk.
+        let beside = path.with_extension("new");
+        std::fs::write(&beside, text)?;
+        std::fs::rename(&beside, path)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -142,6 +151,11 @@ impl Note {
             ..Note::default()
         })
     }
+
+    fn give(&mut self, files: &dyn Files, note: &Path, path: &Path, value: u64) -> io::Result<()> {
+        self.given.insert(path.to_owned(), value);
+        files.keep(note, &serde_json::to_string(self)?)
+    }
 }
 
 /// Sets what isn't so yet. Tells what can't be set.
@@ -153,14 +167,19 @@ pub fn apply(limits: &Limits, files: &dyn Files, note: Option<&Path>) -> Vec<Str
             if now == wanted.value || (wanted.is_least && now > wanted.value) {
                 return Ok(());
             }
-            if let Some(at) = note {
-                // Noted before it is so.
-                let mut note = Note::read(files, at);
-                note.had.entry(path.to_owned()).or_insert(now);
-                note.given.insert(path.to_owned(), wanted.value);
-                files.write(at, &serde_json::to_string(&note)?)?;
+            let Some(at) = note else {
+                return files.write(path, &wanted.value.to_string());
+            };
+            // Noted before it is so.
+            let mut note = Note::read(files, at);
+            note.had.entry(path.to_owned()).or_insert(now);
+            note.give(files, at, path, wanted.value)?;
+            files.write(path, &wanted.value.to_string())?;
+            // The kernel may have made something else of it: of its table it makes whole pages.
+            match number(files, path)? {
+                made if made == wanted.value => Ok(()),
+                made => note.give(files, at, path, made),
             }
-            files.write(path, &wanted.value.to_string())
         });
         if let Err(error) = set {
             failed.push(format!("{} can't be {}: {error}", wanted.file, wanted.value));
@@ -169,17 +188,20 @@ pub fn apply(limits: &Limits, files: &dyn Files, note: Option<&Path>) -> Vec<Str
     failed
 }
 
-/// Puts back what was there before, unless somebody else has changed it since.
+/// Puts back what was there before, unless somebody else has changed it since. All is tried; the note stays until all is done.
 pub fn restore(files: &dyn Files, note: &Path) -> io::Result<()> {
-    if files.read(note).is_err() {
-        return Ok(());
+    match files.read(note) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        read => drop(read?),
     }
     let known = Note::read(files, note);
+    let mut done = Ok(());
     for (path, had) in &known.had {
         if number(files, path).ok().as_ref() == known.given.get(path) {
-            files.write(path, &had.to_string())?;
+            done = done.and(files.write(path, &had.to_string()));
         }
     }
+    done?;
     files.remove(note)
 }
 
@@ -207,17 +229,24 @@ mod tests {
     use std::cell::RefCell;
 
     #[derive(Default)]
-    struct Played(RefCell<BTreeMap<PathBuf, String>>);
+    struct Played {
+        files: RefCell<BTreeMap<PathBuf, String>>,
+        /// What can't be written.
+        refused: RefCell<Option<PathBuf>>,
+    }
 
     impl Played {
         fn with(files: &[(&str, &str)]) -> Played {
             let all = files
                 .iter()
                 .map(|(path, text)| (PathBuf::from(path), (*text).to_owned()));
-            Played(RefCell::new(all.collect()))
+            Played {
+                files: RefCell::new(all.collect()),
+                ..Played::default()
+            }
         }
         fn of(&self, name: &str) -> String {
-            self.0
+            self.files
                 .borrow()
                 .get(&PathBuf::from(format!("{SETTINGS}{name}")))
                 .cloned()
@@ -227,18 +256,30 @@ mod tests {
 
     impl Files for Played {
         fn read(&self, path: &Path) -> io::Result<String> {
-            self.0
+            self.files
                 .borrow()
                 .get(path)
                 .cloned()
                 .ok_or_else(|| io::ErrorKind::NotFound.into())
         }
         fn write(&self, path: &Path, text: &str) -> io::Result<()> {
-            self.0.borrow_mut().insert(path.to_owned(), text.to_owned());
+            if self.refused.borrow().as_deref() == Some(path) {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            // The kernel's table is made of whole pages.
+            let text = match path == Path::new(HASHES) {
+                true => text.parse::<u64>().unwrap().next_multiple_of(512).to_string(),
+                false => text.to_owned(),
+            };
+            self.files.borrow_mut().insert(path.to_owned(), text);
+            Ok(())
+        }
+        fn keep(&self, path: &Path, text: &str) -> io::Result<()> {
+            self.files.borrow_mut().insert(path.to_owned(), text.to_owned());
             Ok(())
         }
         fn remove(&self, path: &Path) -> io::Result<()> {
-            self.0.borrow_mut().remove(path);
+            self.files.borrow_mut().remove(path);
             Ok(())
         }
     }
@@ -301,6 +342,48 @@ mod tests {
         assert_eq!(files.of("tcp_timeout_established"), "432000");
         assert!(files.read(note).is_err());
         restore(&files, note).unwrap();
+    }
+
+    #[test]
+    fn what_the_kernel_made_of_a_size_is_put_back_too() {
+        let (files, note) = (machine(), Path::new("/data/note"));
+        files.write(Path::new(HASHES), "1024").unwrap();
+        let limits = Limits {
+            max_per_core: Some(20_001),
+            ..Limits::default()
+        };
+        assert_eq!(apply(&limits, &files, Some(note)), [] as [String; 0]);
+        assert_eq!(files.read(Path::new(HASHES)).unwrap(), "25088", "100005 / 4, in pages");
+        restore(&files, note).unwrap();
+        assert_eq!(files.read(Path::new(HASHES)).unwrap(), "1024");
+    }
+
+    #[test]
+    fn one_that_can_not_be_put_back_holds_up_no_other() {
+        let (files, note) = (machine(), Path::new("/data/note"));
+        apply(&Limits::usual(), &files, Some(note));
+        let max = PathBuf::from(format!("{SETTINGS}max"));
+        *files.refused.borrow_mut() = Some(max);
+        assert!(restore(&files, note).is_err());
+        assert_eq!(files.of("tcp_timeout_close_wait"), "60");
+        assert!(files.read(note).is_ok(), "there is more to do");
+        *files.refused.borrow_mut() = None;
+        restore(&files, note).unwrap();
+        assert_eq!(files.of("max"), "65536");
+        assert!(files.read(note).is_err());
+    }
+
+    #[test]
+    fn a_note_that_can_not_be_written_is_the_one_before() {
+        let dir = std::env::temp_dir().join(format!("keelson-limits-{}", std::process::id()));
+        let note = dir.join("proxy/limits.json");
+        Real.keep(&note, "one").unwrap();
+        Real.keep(&note, "two").unwrap();
+        // Where it would be written first there is no room.
+        std::fs::create_dir(note.with_extension("new")).unwrap();
+        assert!(Real.keep(&note, "three").is_err());
+        assert_eq!(Real.read(&note).unwrap(), "two");
+        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -71,17 +71,20 @@ pub fn ranked(mut found: Vec<(String, Tracked)>) -> Vec<Tracked> {
     found.into_iter().map(|(_, a)| a).collect()
 }
 
-/// `https://index.docker.io/v1/` and the like, as a prefix of repositories.
+/// `https://index.docker.io/v1/` and the like, as a prefix of repositories. A path keeps its slash: it says where a name ends.
 pub fn normalize(registry: &str) -> String {
-    let s = registry
-        .trim_start_matches("https://")
-        .trim_start_matches("http://")
-        .trim_end_matches('/');
-    let s = s.strip_suffix("/v1").or_else(|| s.strip_suffix("/v2")).unwrap_or(s);
-    if s == "index.docker.io" || s == "registry-1.docker.io" {
-        "docker.io".into()
-    } else {
-        s.into()
+    let without = |scheme: &str| registry.strip_prefix(scheme);
+    let plain = without("https://").or_else(|| without("http://")).unwrap_or(registry);
+    let (host, path) = plain.split_at(plain.find('/').unwrap_or(plain.len()));
+    // The version of a registry's API is no part of a name.
+    let versioned = path.strip_prefix("/v1").or_else(|| path.strip_prefix("/v2"));
+    let path = versioned
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+        .unwrap_or(path);
+    let path = if path == "/" { "" } else { path };
+    match (host, path) {
+        ("index.docker.io" | "registry-1.docker.io", "") => "docker.io".into(),
+        _ => format!("{host}{path}"),
     }
 }
 
@@ -148,7 +151,23 @@ mod tests {
             ("*.example.com", "x.y.example.com/a", false),
             ("registry.example.com/team", "registry.example.com/team/app", true),
             ("registry.example.com/team", "registry.example.com/other", false),
+            ("registry.example.com/team", "registry.example.com/teams/app", true),
+            ("registry.example.com/team/", "registry.example.com/teams/app", false),
+            ("registry.example.com/team/", "registry.example.com/team/app", true),
+            ("registry.example.com/team/v1", "registry.example.com/team/app", false),
+            (
+                "https://registry.example.com/v2/team",
+                "registry.example.com/team/app",
+                true,
+            ),
+            (
+                "https://registry.example.com/v1beta/",
+                "registry.example.com/app",
+                false,
+            ),
+            ("http://registry.example.com/", "registry.example.com/app", true),
             ("https://index.docker.io/v1/", "docker.io/library/busybox", true),
+            ("https://index.docker.io/v1", "docker.io/library/busybox", true),
         ] {
             assert_eq!(
                 pattern::fits(&normalize(prefix), repository),

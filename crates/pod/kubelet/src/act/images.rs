@@ -116,6 +116,11 @@ impl Images {
                 return never();
             }
         }
+        // Before the pull is noted: plug-ins take their time, and whoever gives up meanwhile has begun nothing.
+        let credentials = match credentials {
+            Some(known) => known,
+            None => gather(kl, w, &name).await,
+        };
         let place = place(kl);
         self.pulled.begin(place, w.image).map_err(|e| {
             let message = format!(
@@ -124,10 +129,6 @@ impl Images {
             );
             Failure::new("ErrImagePull", message)
         })?;
-        let credentials = match credentials {
-            Some(known) => known,
-            None => gather(kl, w, &name).await,
-        };
         match self.pull(kl, w, &name, &credentials).await {
             Ok((reference, used)) => {
                 let source = used.as_ref().map(|t| &t.source);

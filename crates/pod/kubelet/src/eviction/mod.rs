@@ -216,8 +216,6 @@ fn end_one(kl: &Kubelet, met: Met, layers: &Layers) -> bool {
 fn sample(kl: &Kubelet) -> std::io::Result<Sample> {
     let usage = kl.host.node_usage()?;
     let fs = kl.host.fs_stats(&kl.layout.root)?;
-    // Memory that is set aside for huge pages is nobody's to allocate.
-    let pages: u64 = kl.machine.hugepages.iter().map(|(_, bytes)| bytes).sum();
     let pods_memory = limit_of_pods(kl);
     let of_pods = cgroup::qos_path(&kl.cfg.cgroup_root, Qos::Guaranteed);
     // Where their cgroup can't be read the machine is looked at all the same.
@@ -226,11 +224,7 @@ fn sample(kl: &Kubelet) -> std::io::Result<Sample> {
         pods_memory: if used.is_ok() { pods_memory } else { 0 },
         pods_memory_available: pods_memory.saturating_sub(used.unwrap_or(0)),
         memory: kl.machine.memory,
-        memory_available: kl
-            .machine
-            .memory
-            .saturating_sub(usage.working_set)
-            .saturating_sub(pages),
+        memory_available: kl.machine.memory.saturating_sub(usage.working_set),
         fs,
         pids: usage.pids,
         max_pids: kl.machine.max_pids.max(0) as u64,

@@ -88,17 +88,11 @@ pub(super) fn usage() -> io::Result<super::Usage> {
         .collect();
     // user, nice, system, irq, softirq and steal; idle and iowait are no use.
     let busy: u64 = [0, 1, 2, 5, 6, 7].iter().filter_map(|i| ticks.get(*i)).sum();
-    let bytes = |key: &str| {
-        let line = meminfo.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
-        line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok())
-            .unwrap_or(0)
-            * 1024
-    };
-    let total = bytes("MemTotal");
+    let bytes = |key: &str| amount(&meminfo, key);
     Ok(super::Usage {
         cpu_nanos: busy * 10_000_000,
-        memory: total.saturating_sub(bytes("MemFree")),
-        working_set: total.saturating_sub(bytes("MemAvailable")),
+        memory: bytes("MemTotal").saturating_sub(bytes("MemFree")),
+        working_set: working_set(&meminfo),
         rss: bytes("AnonPages"),
         swap: Some(bytes("SwapTotal").saturating_sub(bytes("SwapFree"))),
         pids: loadavg
@@ -108,6 +102,18 @@ pub(super) fn usage() -> io::Result<super::Usage> {
             .unwrap_or(0),
         ..super::Usage::default()
     })
+}
+
+/// A line of `/proc/meminfo`, in bytes.
+fn amount(meminfo: &str, key: &str) -> u64 {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
+    let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// What can't be had any more. What is set aside for huge pages is among it: the kernel has none of that available.
+fn working_set(meminfo: &str) -> u64 {
+    amount(meminfo, "MemTotal").saturating_sub(amount(meminfo, "MemAvailable"))
 }
 
 /// Physical cores and chips; zero where the kernel doesn't say.
@@ -189,5 +195,14 @@ mod tests {
         assert!(m.sockets <= m.cores, "{m:?}");
         assert!(m.cpus > 0 && m.memory > 0 && !m.kernel.is_empty());
         assert_eq!(os_image("NAME=\"A\"\nPRETTY_NAME=\"B 1\"\n"), "B 1");
+    }
+
+    /// Half of the machine is set aside for huge pages, which stay out of what is free: whoever subtracts them has done it twice.
+    #[test]
+    fn huge_pages_are_counted_once() {
+        let meminfo =
+            "MemTotal:       65536 kB\nMemFree:        30000 kB\nMemAvailable:   31000 kB\nHugetlb:        32768 kB\n";
+        assert_eq!(working_set(meminfo), (65536 - 31000) * 1024);
+        assert_eq!(amount(meminfo, "Mem"), 0);
     }
 }

@@ -72,7 +72,7 @@ fn facts<'a>(
 }
 
 async fn register(kl: &Arc<Kubelet>, images: &[ContainerImage]) -> Result<Node, keelson_client::Error> {
-    let nodes = Objects::<Node>::new(&kl.rest);
+    let nodes = Objects::<Node>::new(&kl.unpaced);
     if !kl.cfg.register_node {
         return nodes.get("", &kl.cfg.node_name).await;
     }
@@ -205,7 +205,7 @@ async fn report(
         return Ok(false);
     }
     let body = json!({"status": patch});
-    Objects::<Node>::new(&kl.rest)
+    Objects::<Node>::new(&kl.unpaced)
         .patch_status("", &kl.cfg.node_name, Patch::Strategic(&body))
         .await?;
     Ok(true)

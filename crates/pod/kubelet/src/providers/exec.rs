@@ -22,6 +22,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const MOST_ANSWERED: usize = 1 << 20;
 /// As much of what it says goes into the log.
 const MOST_SAID: usize = 1024;
+/// What stands for a secret there.
+const TOKEN: &str = "[token]";
 
 #[derive(Clone)]
 pub struct Program {
@@ -60,7 +62,10 @@ impl Program {
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()?;
-        let read = read(&mut child, said, end);
+        let read = read(&mut child, said, end).map_err(|e| match e.kind() {
+            io::ErrorKind::TimedOut => io::Error::other(format!("it didn't end in time, within {patience:?}")),
+            _ => e,
+        });
         if read.is_err() {
             // With whatever it has started.
             let group = Pid::from_raw(child.id() as i32);
@@ -91,10 +96,7 @@ fn read(child: &mut Child, said: &mut Vec<u8>, end: Instant) -> io::Result<Vec<u
     loop {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(io::Error::other(format!(
-                "it didn't end in time, within {} s",
-                PATIENCE.as_secs()
-            )));
+            return Err(io::ErrorKind::TimedOut.into());
         }
         let wanted = |ended: bool| match ended {
             true => PollFlags::empty(),
@@ -161,12 +163,14 @@ fn shown(said: &[u8], secret: &str) -> String {
     if !secret.is_empty() {
         // The end of a token may be cut off.
         let begin = &secret[..secret.floor_char_boundary(24)];
-        while let Some(at) = text.find(begin) {
+        let mut from = 0;
+        while let Some(at) = text[from..].find(begin).map(|at| from + at) {
             let rest = &text[at + begin.len()..];
             let length = rest
                 .find(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c))
                 .unwrap_or(rest.len());
-            text.replace_range(at..at + begin.len() + length, "[token]");
+            text.replace_range(at..at + begin.len() + length, TOKEN);
+            from = at + TOKEN.len();
         }
     }
     text.escape_debug().to_string()
@@ -216,6 +220,9 @@ mod tests {
         let error = error.unwrap_err();
         assert!(error.contains("exit status: 3: bad\\u{1b}[2J [token]"), "{error}");
         assert!(!error.contains("eyJ"), "{error}");
+        // However odd the token is.
+        assert_eq!(shown(b"a token, tokens", "token"), "a [token], [token]");
+        assert_eq!(shown(b"[x] t", "t"), "[x] [token]");
     }
 
     #[test]
@@ -223,7 +230,7 @@ mod tests {
         let began = Instant::now();
         let slow = with("sleep 30; echo late", |p| p.call(b"", "", Duration::from_millis(300))).unwrap_err();
         assert!(
-            slow.contains("didn't end in time") && began.elapsed() < Duration::from_secs(20),
+            slow.contains("didn't end in time, within 300ms") && began.elapsed() < Duration::from_secs(20),
             "{slow}"
         );
         let error = with("yes hunter2", |p| p.call(b"", "", LONG)).unwrap_err();

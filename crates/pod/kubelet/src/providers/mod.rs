@@ -30,8 +30,12 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use wire::{Login, Logins, Response};
+
+/// Calls of one plug-in at the same time, each a process and a thread that waits for it; more wait their turn.
+const AT_ONCE: usize = 16;
 
 pub struct Providers {
     all: Vec<Arc<Provider>>,
@@ -45,6 +49,7 @@ struct Provider {
     kept: Mutex<Kept>,
     /// Calls that are under way, by what they are asked.
     calls: Mutex<HashMap<Vec<u8>, Call>>,
+    places: Semaphore,
 }
 
 type Call = Shared<BoxFuture<'static, Result<Arc<Response>, String>>>;
@@ -72,6 +77,7 @@ impl Providers {
                     metrics: metrics.clone(),
                     kept: Mutex::default(),
                     calls: Mutex::default(),
+                    places: Semaphore::new(AT_ONCE),
                 })
             }));
         }
@@ -216,9 +222,12 @@ impl Provider {
     fn begin(self: &Arc<Self>, key: Vec<u8>, request: Vec<u8>, secret: String) -> Call {
         let provider = self.clone();
         let task = tokio::spawn(async move {
+            // Nobody closes it.
+            let place = provider.places.acquire().await;
             let (name, began) = (provider.settings.name.as_str(), Instant::now());
             let program = provider.program.clone();
             let called = tokio::task::spawn_blocking(move || program.call(&request, &secret, exec::PATIENCE)).await;
+            drop(place);
             let called = called.map_err(|e| e.to_string()).and_then(|answer| answer);
             provider.metrics.providers.called(name, began.elapsed(), called.is_ok());
             provider.calls.lock().remove(&key);

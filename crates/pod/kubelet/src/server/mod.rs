@@ -61,7 +61,8 @@ pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
     let config = tls_config(&tls, &clients.now())?;
     let listener = listen(address).await?;
     let server = Server {
-        auth: auth::Auth::new(kl.rest.clone(), &kl.cfg),
+        // However many come: nothing that the kubelet tells waits for them.
+        auth: auth::Auth::new(kl.unpaced.clone(), &kl.cfg),
         kl: kl.clone(),
         clients,
     };

@@ -121,6 +121,30 @@ async fn who_wants_the_same_at_once_shares_a_call() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_plugin_runs_for_so_many_at_once() {
+    let dir = prepare("crowd", &format!("- {{name: ask, {PROVIDER}}}\n"));
+    let script = "#!/bin/sh\ncd \"$(dirname \"$0\")\"; echo in >> asked; sleep 1; echo out >> asked; cat answer\n";
+    std::fs::write(dir.join("ask"), script).unwrap();
+    answer(&dir, "answer", "u", "p", "Image");
+    let node = Node::start_with(|c| told(c, &place("crowd"))).await;
+    let pods: Vec<String> = (0..24)
+        .map(|n| pod(&node, &format!("p{n}"), &format!("private/i{n}:1"), None))
+        .collect();
+    for path in &pods {
+        node.ready(path).await;
+    }
+    let text = std::fs::read_to_string(dir.join("asked")).unwrap();
+    let (mut running, mut most) = (0, 0);
+    for line in text.lines() {
+        running += if line == "in" { 1 } else { -1 };
+        most = most.max(running);
+    }
+    assert_eq!((text.lines().count(), running), (48, 0));
+    assert!(most <= 16, "{most}");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_service_account_has_credentials_of_its_own() {
     let account = "tokenAttributes: {serviceAccountTokenAudience: registry, cacheType: ServiceAccount, requireServiceAccount: true, \
                    requiredServiceAccountAnnotationKeys: [example.com/role], optionalServiceAccountAnnotationKeys: [example.com/more]}";

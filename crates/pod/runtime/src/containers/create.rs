@@ -159,7 +159,7 @@ impl Inner {
                 .with_context(|| format!("cannot make the working directory {cwd:?}"))?;
         }
         let binds = self.binds(sandbox, record, image, &directory, &root, users.as_ref(), label)?;
-        self.relabel(&binds, label)?;
+        self.relabel(&binds, labels.as_ref().map(|l| l.shared.as_str()))?;
         let mut devices = devices::requested(&record.config.devices)?;
         if context.privileged {
             devices.extend(devices::of_host().context("cannot list the host's devices")?);

@@ -1,6 +1,7 @@
 //! Devices in containers: which nodes there are and which may be used.
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -67,11 +68,11 @@ pub fn requested(devices: &[v1::Device]) -> io::Result<Vec<Device>> {
     for device in devices {
         let host = std::fs::canonicalize(&device.host_path)
             .map_err(|e| io::Error::new(e.kind(), format!("device {}: {e}", device.host_path)))?;
-        let container = Path::new(&device.container_path);
+        let container = mounts::clean(&device.container_path);
         if host.is_dir() {
-            below(&host, container, &device.permissions, &mut found)?;
+            below(&host, &container, &device.permissions, &mut found)?;
         } else {
-            let one = Device::at(&host, container, &device.permissions)?;
+            let one = Device::at(&host, &container, &device.permissions)?;
             found.push(one.ok_or_else(|| io::Error::other(format!("{} is no device", device.host_path)))?);
         }
     }
@@ -89,17 +90,21 @@ pub fn apart(devices: Vec<Device>) -> (Vec<Device>, Vec<Device>) {
 pub fn place(root: &Root, device: &Device, binds: &[Bind]) -> Result<(), String> {
     let path = mounts::clean(&device.path.to_string_lossy());
     let shown = path.display();
-    if let Some(over) = binds.iter().find(|b| path.starts_with(mounts::clean(&b.target))) {
-        return Err(format!(
-            "the device {shown} would lie below the mount at {:?}: one of them needs another path",
-            over.target
-        ));
-    }
+    let seen = |at: &Path| match over(at, binds) {
+        None => Ok(()),
+        Some(target) => Err(format!(
+            "the device {shown} would lie below the mount at {target:?}: one of them needs another path"
+        )),
+    };
+    let failed = |e: io::Error| format!("cannot make the device {shown}: {e}");
+    seen(&path)?;
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(format!("no device can be at {shown}"));
     };
+    let parent = root.make_dirs_of(parent, 0o755, None).map_err(failed)?;
+    // A link of the image may lead below a mount.
+    seen(&inside(root, &parent).map_err(failed)?.join(name))?;
     let make = || -> io::Result<()> {
-        let parent = root.make_dirs_of(parent, 0o755, None)?;
         match unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir) {
             Err(Errno::ENOENT) => {}
             done => done?,
@@ -122,7 +127,22 @@ pub fn place(root: &Root, device: &Device, binds: &[Bind]) -> Result<(), String>
         fchmodat(&parent, name, mode, FchmodatFlags::FollowSymlink)?;
         Ok(())
     };
-    make().map_err(|e| format!("cannot make the device {shown}: {e}"))
+    make().map_err(failed)
+}
+
+/// What is mounted over a place in a container: a device there would be lost.
+fn over<'a>(path: &Path, binds: &'a [Bind]) -> Option<&'a str> {
+    let everybodys = ["/dev", "/proc", "/sys"].into_iter();
+    let mut targets = everybodys.chain(binds.iter().map(|b| b.target.as_str()));
+    targets.find(|target| path.starts_with(mounts::clean(target)))
+}
+
+/// Where an open directory is in a container.
+fn inside(root: &Root, dir: &OwnedFd) -> io::Result<PathBuf> {
+    let path = |fd: BorrowedFd<'_>| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let (root, dir) = (path(root.as_fd())?, path(dir.as_fd())?);
+    let below = dir.strip_prefix(&root).map_err(io::Error::other)?;
+    Ok(Path::new("/").join(below))
 }
 
 /// Every device of the host, for privileged containers.
@@ -228,4 +248,65 @@ pub fn from_line((allow, kind, major, minor, access): &super::create::DeviceLine
         _ => DeviceKind::All,
     };
     rule(*allow, kind, *major, *minor, access)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(path: &str) -> Device {
+        Device {
+            path: path.into(),
+            kind: DeviceKind::Char,
+            major: 1,
+            minor: 5,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+            access: "rw".into(),
+        }
+    }
+
+    #[test]
+    fn a_device_that_a_mount_would_cover_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["dev", "data"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        std::os::unix::fs::symlink("/dev", dir.path().join("link")).unwrap();
+        std::os::unix::fs::symlink("data", dir.path().join("other")).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let binds = [Bind {
+            target: "/data/".into(),
+            ..Bind::default()
+        }];
+        for (path, over) in [
+            ("/data/disk", "\"/data/\""),
+            ("/opt/../data/disk", "\"/data/\""),
+            ("/other/disk", "\"/data/\""),
+            ("/proc/disk", "\"/proc\""),
+            ("/sys/fs/disk", "\"/sys\""),
+            ("/link/disk", "\"/dev\""),
+        ] {
+            let error = place(&root, &device(path), &binds).unwrap_err();
+            assert!(error.contains(&format!("below the mount at {over}")), "{path}: {error}");
+        }
+        assert_eq!(over(Path::new("/database/disk"), &binds), None);
+    }
+
+    #[test]
+    fn paths_are_told_apart_by_what_they_mean() {
+        let (by_library, by_us) = apart(vec![
+            device("/opt/../dev/a"),
+            device("/dev/../opt/b"),
+            device("/device/c"),
+        ]);
+        assert_eq!((by_library.len(), by_us.len()), (1, 2));
+        let asked = v1::Device {
+            container_path: "/opt/../dev//null".into(),
+            host_path: "/dev/null".into(),
+            permissions: "r".into(),
+        };
+        assert_eq!(requested(&[asked]).unwrap()[0].path, Path::new("/dev/null"));
+    }
 }

@@ -373,6 +373,7 @@ mod tests {
             let labels = Labels {
                 process: process.map(str::to_owned),
                 mount: "u:object_r:container_file_t:s0:c1,c2".into(),
+                shared: String::new(),
             };
             let (config, image) = (ContainerConfig::default(), image());
             let user = User::default();

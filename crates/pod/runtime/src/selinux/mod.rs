@@ -32,8 +32,10 @@ pub struct Selinux {
 pub struct Labels {
     /// `None`: what the policy says of the program that is started.
     pub process: Option<String>,
-    /// Of what is mounted for it.
+    /// Of what is mounted for it alone.
     pub mount: String,
+    /// Of files that it has with others of its pod: volumes, and what all containers of a pod are given.
+    pub shared: String,
 }
 
 impl Selinux {
@@ -77,27 +79,35 @@ impl Selinux {
     ) -> Result<Labels, String> {
         let pod = Context::parse(pod)?;
         let said = options.filter(|o| is_said(o));
-        let (process, user) = match said {
+        let process = match said {
             None if !is_confined => {
-                let mount = self.file.at(Some(APART)).to_string();
-                return Ok(Labels { process: None, mount });
+                // Who may reach everything takes nothing from the pod's others.
+                return Ok(Labels {
+                    process: None,
+                    mount: self.file.at(Some(APART)).to_string(),
+                    shared: self.checked(self.files_of(&pod))?,
+                });
             }
-            None => (pod.clone(), pod.user.clone()),
-            Some(options) => {
-                let context = self.process.at(pod.level.as_deref()).with(options)?;
-                let user = context.user.clone();
-                (context, user)
-            }
+            None => pod,
+            Some(options) => self.process.at(pod.level.as_deref()).with(options)?,
         };
-        let mut mount = self.file.at(process.level.as_deref());
-        // As go-selinux: files of another user than the policy's are that user's.
-        if user != self.process.user {
-            mount.user = user;
-        }
+        let files = self.files_of(&process);
+        let process = self.checked(process)?;
+        let mount = self.checked(files)?;
         Ok(Labels {
-            process: Some(self.checked(process)?),
-            mount: self.checked(mount)?,
+            process: Some(process),
+            shared: mount.clone(),
+            mount,
         })
+    }
+
+    /// Those that go with a process. As go-selinux: files of another user than the policy's are that user's.
+    fn files_of(&self, process: &Context) -> Context {
+        let mut files = self.file.at(process.level.as_deref());
+        if process.user != self.process.user {
+            process.user.clone_into(&mut files.user);
+        }
+        files
     }
 
     /// Gives a tree to a container.
@@ -272,6 +282,10 @@ mod tests {
         let free = selinux.of_container(None, &pod, false).unwrap();
         assert_eq!(free.process, None);
         assert_eq!(free.mount, "system_u:object_r:container_file_t:s0:c1022,c1023");
+        // A confined one beside it goes on with the volumes that both have.
+        let confined = selinux.of_container(None, &pod, true).unwrap();
+        assert_eq!(free.shared, confined.shared);
+        assert_eq!(confined.shared, confined.mount);
         let said = selinux
             .of_container(Some(&option("", "mine_t", "")), &pod, false)
             .unwrap();

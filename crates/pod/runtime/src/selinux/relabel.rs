@@ -34,7 +34,7 @@ const KEPT: [&str; 24] = [
     "/var/log",
 ];
 
-/// The root of it last: whose label is right has been done before. File systems without labels have none to set.
+/// The root of it last, as go-selinux. What has its label already isn't written; file systems without labels have none to set.
 pub fn relabel(machine: &dyn Machine, path: &Path, label: &str) -> io::Result<()> {
     if KEPT.iter().any(|kept| path == Path::new(kept)) {
         return Err(io::Error::other(format!(

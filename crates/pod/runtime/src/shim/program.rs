@@ -16,6 +16,7 @@ use keelson_sys::tty;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sched::CloneFlags;
+use nix::sys::stat::fstat;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompOperator, Spec};
 
@@ -103,10 +104,16 @@ impl Plan {
             None => Filter::Never,
             // Then it needs no capability, and fewer of our own calls have to pass it.
             Some(_) if self.no_new_privileges => Filter::Last,
-            Some(seccomp) if OWN_CALLS.iter().all(|call| permits(seccomp, call)) => Filter::First,
+            Some(seccomp) if self.own_calls().all(|call| permits(seccomp, call)) => Filter::First,
             // The process is in the namespace with CAP_SYS_ADMIN for as long as it takes to load the filter.
             Some(_) => Filter::Privileged,
         }
+    }
+
+    fn own_calls(&self) -> impl Iterator<Item = &'static str> {
+        let is_labelled = self.apparmor.is_some() || self.selinux.is_some();
+        let more = is_labelled.then_some(LABELS_CALLS);
+        OWN_CALLS.into_iter().chain(more.into_iter().flatten())
     }
 }
 
@@ -121,6 +128,8 @@ enum Filter {
 
 /// What we call behind a filter that comes first, beyond what every program does.
 const OWN_CALLS: [&str; 6] = ["clone", "sendmsg", "capget", "capset", "prctl", "setsid"];
+/// And for a profile or label of the program's.
+const LABELS_CALLS: [&str; 2] = ["openat2", "fstatfs"];
 
 /// Makes the process, reports its pid or why there is none, and ends. To be called in all of the container's namespaces,
 /// and with the process namespace set for children; standard streams are in place, with a terminal that the process
@@ -189,18 +198,19 @@ fn become_program(plan: &Plan, filter: Filter, terminal: bool) -> Result<std::co
         tty::set_controlling_terminal(std::os::fd::AsFd::as_fd(&stdin))
             .map_err(step("set the controlling terminal"))?;
     }
+    // Both hold from the exec on. A filter that comes now may not let us say so.
+    if let Some(profile) = &plan.apparmor {
+        confine(profile).map_err(step("confine by the apparmor profile"))?;
+    }
+    if let Some(label) = &plan.selinux {
+        label_next(label).map_err(step("set the SELinux label"))?;
+    }
     if filter == Filter::Privileged {
         load(plan)?;
         process::set_capabilities(&plan.capabilities, plan.last_capability).map_err(step("set capabilities"))?;
     }
     if filter == Filter::Last {
         load(plan)?;
-    }
-    if let Some(profile) = &plan.apparmor {
-        confine(profile).map_err(step("confine by the apparmor profile"))?;
-    }
-    if let Some(label) = &plan.selinux {
-        label_next(label).map_err(step("set the SELinux label"))?;
     }
     let program = launch::find_program(plan.args.first().map_or("", String::as_str), &plan.env)?;
     process::close_on_exec_from(3).map_err(step("close descriptors"))?;
@@ -232,7 +242,7 @@ fn attribute(name: &str) -> io::Result<std::fs::File> {
         .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
         .open("/proc")?;
     let is_proc = fstatfs(&proc)?.filesystem_type() == PROC_SUPER_MAGIC;
-    if !is_proc || nix::sys::stat::fstat(&proc)?.st_ino != PROC_ROOT {
+    if !is_proc || fstat(&proc)?.st_ino != PROC_ROOT {
         return Err(io::Error::other("/proc is something else"));
     }
     let path = format!("thread-self/attr/{name}");
@@ -244,7 +254,8 @@ fn attribute(name: &str) -> io::Result<std::fs::File> {
         // A kernel before 5.6, or a filter that doesn't know the call.
         Err(Errno::ENOSYS | Errno::EPERM) => {
             let file = std::fs::File::options().write(true).open(format!("/proc/{path}"))?;
-            match fstatfs(&file)?.filesystem_type() == PROC_SUPER_MAGIC {
+            // Of this very /proc, not of another one that lies over a part of it.
+            match fstat(&file)?.st_dev == fstat(&proc)?.st_dev {
                 true => Ok(file),
                 false => Err(io::Error::other("a part of /proc is something else")),
             }
@@ -353,5 +364,12 @@ mod tests {
             "defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["execve"], "action": "SCMP_ACT_ALLOW"}],
         });
         assert_eq!(plan(few, false).filter_comes(), Filter::Privileged);
+        let no_openat2 = json!({
+            "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["openat2"], "action": "SCMP_ACT_KILL"}],
+        });
+        let mut strict = plan(no_openat2, false);
+        assert_eq!(strict.filter_comes(), Filter::First);
+        strict.selinux = Some("u:r:container_t:s0".into());
+        assert_eq!(strict.filter_comes(), Filter::Privileged);
     }
 }
