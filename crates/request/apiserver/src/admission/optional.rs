@@ -22,6 +22,7 @@ use super::{Phase, Plugin, Review};
 use async_trait::async_trait;
 use keelson_api::{ApiResult, Cause, Map, Object, Value};
 use keelson_registry::Operation;
+use std::collections::HashSet;
 
 /// Every image is pulled with its pod's credentials, also one that is on the machine.
 pub struct AlwaysPullImages;
@@ -43,7 +44,7 @@ fn concerns(review: &Review<'_>, new: &Object, old: Option<&Object>) -> bool {
         return false;
     }
     let Some(old) = old else { return true };
-    let known: Vec<Option<&str>> = containers(old).map(|(_, _, c)| c.str("image")).collect();
+    let known: HashSet<Option<&str>> = containers(old).map(|(_, _, c)| c.str("image")).collect();
     containers(new).any(|(_, _, c)| !known.contains(&c.str("image")))
 }
 
@@ -124,8 +125,9 @@ impl Plugin for DenyServiceExternalIPs {
             let all = o.at(&["spec", "externalIPs"]).and_then(Value::as_array);
             all.into_iter().flatten()
         }
-        let known = |ip: &Value| old.is_some_and(|old| list(old).any(|other| other == ip));
-        if list(service).all(known) {
+        let known: HashSet<&str> = old.into_iter().flat_map(list).filter_map(Value::as_str).collect();
+        let is_known = |ip: &Value| ip.as_str().is_some_and(|ip| known.contains(ip));
+        if list(service).all(is_known) {
             return Ok(());
         }
         Err(review.forbidden(Some(service), "Use of external IPs is denied by admission control"))

@@ -4,6 +4,7 @@ use super::{Phase, Plugin, Review};
 use async_trait::async_trait;
 use keelson_api::{ApiResult, Object, Value, value};
 use keelson_registry::Operation;
+use std::collections::HashSet;
 
 const TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 const SECONDS: i64 = 300;
@@ -47,8 +48,12 @@ impl Plugin for DefaultTolerationSeconds {
     }
 }
 
+/// So many are compared each with each, which takes milliseconds. No pod has as many; one that is made to have more costs
+/// nobody else his time.
+const COMPARED: usize = 1024;
+
 /// A toleration's fields.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Toleration<'a> {
     pub key: &'a str,
     pub operator: &'a str,
@@ -86,26 +91,30 @@ impl<'a> Toleration<'a> {
     }
 }
 
-/// Tolerations joined; one that another covers is left out.
+/// Tolerations joined; one that another covers is left out. Of more than [`COMPARED`] only those go that are there twice.
 pub fn merge(first: &[Value], second: &[Value]) -> Vec<Value> {
-    let all: Vec<&Value> = first.iter().chain(second).collect();
-    let mut kept: Vec<Value> = Vec::with_capacity(all.len());
-    for (i, value) in all.iter().enumerate() {
-        let this = Toleration::of(value);
-        let before = kept.iter().any(|k| Toleration::of(k).covers(&this));
-        // Of equal ones the first stays.
-        let mut after = all.iter().skip(i + 1).map(|v| Toleration::of(v));
-        if !before && !after.any(|t| t != this && t.covers(&this)) {
-            kept.push((*value).clone());
+    // Of equal ones the first stays.
+    let mut seen = HashSet::new();
+    let all = first.iter().chain(second).map(|value| (value, Toleration::of(value)));
+    let all: Vec<(&Value, Toleration<'_>)> = all.filter(|(_, t)| seen.insert(*t)).collect();
+    let mut kept: Vec<(&Value, Toleration<'_>)> = Vec::with_capacity(all.len());
+    for (i, (value, this)) in all.iter().enumerate() {
+        let mut others = kept.iter().chain(&all[i + 1..]);
+        if all.len() > COMPARED || !others.any(|(_, t)| t.covers(this)) {
+            kept.push((*value, *this));
         }
     }
-    kept
+    kept.into_iter().map(|(value, _)| value.clone()).collect()
 }
 
-/// Whether each of them is covered by something that is allowed.
+/// Whether each of them is covered by something that is allowed. More than can be compared are not allowed.
 pub fn allows(allowed: &[Value], all: &[Value]) -> bool {
-    let covered = |t: &Value| allowed.iter().any(|a| Toleration::of(a).covers(&Toleration::of(t)));
-    all.iter().all(covered)
+    if allowed.len().saturating_mul(all.len()) > COMPARED * COMPARED {
+        return false;
+    }
+    let allowed: Vec<Toleration<'_>> = allowed.iter().map(Toleration::of).collect();
+    let covered = |t: Toleration<'_>| allowed.iter().any(|a| a.covers(&t));
+    all.iter().map(Toleration::of).all(covered)
 }
 
 #[cfg(test)]
@@ -138,5 +147,22 @@ mod tests {
         let bare = list(r#"[{"key":"b","value":"v","effect":"NoSchedule"}]"#);
         assert!(!allows(&list(&format!("[{b}]")), &bare));
         assert!(allows(&bare, &bare) && allows(&list(&format!("[{all}]")), &bare));
+    }
+
+    /// As many as a request can bring.
+    #[test]
+    fn how_many_there_are_costs_nobody_his_time() {
+        let of = |i: usize| value!({"key": format!("k{i}").as_str(), "operator": "Exists", "effect": "NoSchedule"});
+        let many: Vec<Value> = (0..80_000).map(of).collect();
+        let all = list(r#"[{"operator":"Exists"}]"#);
+        let began = std::time::Instant::now();
+        assert_eq!(merge(&many, &many[..9]).len(), many.len());
+        assert!(!allows(&many, &many));
+        assert!(allows(&all, &many) && merge(&many[..COMPARED - 1], &all) == all);
+        assert!(
+            began.elapsed() < std::time::Duration::from_secs(5),
+            "{:?}",
+            began.elapsed()
+        );
     }
 }

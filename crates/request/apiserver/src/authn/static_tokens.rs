@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Known by their hashes: the time that it takes to find one tells nothing of it, and no text of one lies in memory.
+/// Known by their hashes: the time that it takes to find one tells nothing of it, and no text of one is kept.
 #[derive(Default)]
 pub struct StaticTokens(HashMap<[u8; 32], UserInfo>);
 
@@ -68,10 +68,11 @@ impl StaticTokens {
 const MOST_COLUMNS: usize = 1024;
 
 /// Comma-separated values as Go reads them: empty lines are nothing, a field in quotes has anything in it, a quote twice is
-/// one, and a quote anywhere else is wrong.
+/// one, and a quote anywhere else is wrong. A carriage return is part of a line's end, also where the file ends with it.
 fn records(text: &str) -> Result<Vec<Vec<String>>> {
     let text = text.replace("\r\n", "\n");
-    let (mut records, mut rest, mut line) = (Vec::new(), text.as_str(), 1);
+    let text = text.strip_suffix('\r').unwrap_or(&text);
+    let (mut records, mut rest, mut line) = (Vec::new(), text, 1);
     while !rest.is_empty() {
         if let Some(next) = rest.strip_prefix('\n') {
             (rest, line) = (next, line + 1);
@@ -162,6 +163,7 @@ mod tests {
         );
         assert_eq!(rows("a,\"b\nc\",d\r\n").unwrap(), [["a", "b\nc", "d"]]);
         assert_eq!(rows(" a , b").unwrap(), [[" a ", " b"]]);
+        assert_eq!(rows("a,b\r\nc,d\r").unwrap(), [["a", "b"], ["c", "d"]]);
         let quoted = "extraneous or missing \" in quoted-field";
         assert_eq!(
             rows("\"a\"b,c,d\n").unwrap_err(),

@@ -2,7 +2,8 @@
 //! allows is for the next authoriser to say.
 //!
 //! Upstream's format, both versions of it. A policy allows a user or a group (both, if it names both) to read, or to do
-//! everything, with resources or with paths.
+//! everything, with resources or with paths. An old line allows what it leaves out, so one that says something else than it
+//! can (a misspelt field, or `spec` without a version) is refused here, where upstream would let everybody do everything.
 
 use super::{Attributes, Authorizer, Decision, Rules};
 use crate::config::file;
@@ -14,6 +15,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 const GROUP: &str = "abac.authorization.kubernetes.io";
+/// All that a policy of the old version has.
+const OLD_FIELDS: [&str; 7] = [
+    "apiVersion",
+    "kind",
+    "user",
+    "group",
+    "readonly",
+    "resource",
+    "namespace",
+];
 /// As upstream reads lines.
 const LONGEST_LINE: usize = 64 * 1024;
 
@@ -76,17 +87,29 @@ impl Policy {
     /// A line's; those without a version are counted.
     fn read(line: &Map, unversioned: &mut usize) -> Result<Policy, String> {
         let (api_version, kind) = (text(line, "apiVersion")?, text(line, "kind")?);
-        let version = api_version.strip_prefix(GROUP).and_then(|rest| rest.strip_prefix('/'));
-        match version.filter(|_| kind == "Policy") {
-            Some("v1beta1") => match line.get("spec") {
+        let version = match api_version.as_str() {
+            "" => Some("v0"),
+            given => given.strip_prefix(GROUP).and_then(|rest| rest.strip_prefix('/')),
+        };
+        match (version, kind.as_str()) {
+            (Some("v1beta1"), "Policy") => match line.get("spec") {
                 None | Some(Value::Null) => Ok(Policy::default()),
                 Some(Value::Object(spec)) => Ok(Policy::fields(spec)?.of_everybody()),
                 Some(_) => Err("json: cannot unmarshal the field spec into an object".into()),
             },
-            Some("v0") => Ok(Policy::fields(line)?.of_old()),
-            _ if kind.is_empty() || api_version.is_empty() => {
-                *unversioned += 1;
-                Ok(Policy::fields(line)?.of_old())
+            (Some("v1beta1"), "") => Err(format!("a policy of version {api_version:?} has to say its kind")),
+            (Some("v0"), "Policy" | "") => {
+                *unversioned += usize::from(api_version.is_empty() || kind.is_empty());
+                match line
+                    .keys()
+                    .map(|key| key.as_str())
+                    .find(|key| !OLD_FIELDS.contains(key))
+                {
+                    Some(key) => Err(format!(
+                        "unknown field {key:?}: a policy of the old version would allow all that it leaves out"
+                    )),
+                    None => Ok(Policy::fields(line)?.of_old()),
+                }
             }
             _ => Err(format!("no kind {kind:?} is registered for version {api_version:?}")),
         }
@@ -243,10 +266,33 @@ mod tests {
             said(odd),
             format!("error reading policy file f, line 1: {odd}: no kind \"Policy\" is registered for version \"v9\"")
         );
-        for wrong in [r#"{"user":3}"#, "[]", r#"{"readonly":"yes"}"#, "3"] {
+        for wrong in [r#"{"user":3}"#, "[]", r#"{"readonly":"yes"}"#, "3", "null"] {
             assert!(said(wrong).contains("line 1"), "{wrong}");
         }
         assert!(said(&format!("#{}", "x".repeat(LONGEST_LINE))).contains("token too long"));
+    }
+
+    /// As an old one each of these would allow everybody everything.
+    #[test]
+    fn what_is_no_old_policy_is_not_read_as_one() {
+        for (line, why) in [
+            (
+                r#"{"apiVersion":"abac.authorization.kubernetes.io/v1beta1","spec":{"user":"bob"}}"#,
+                "has to say its kind",
+            ),
+            (r#"{"apiVersion":"v1","user":"bob"}"#, "no kind \"\" is registered"),
+            (r#"{"kind":"Other","user":"bob"}"#, "no kind \"Other\" is registered"),
+            (r#"{"kind":"Policy","spec":{"user":"bob"}}"#, "unknown field \"spec\""),
+            (r#"{"spec":{"user":"bob"}}"#, "unknown field \"spec\""),
+            (r#"{"usr":"bob"}"#, "unknown field \"usr\""),
+        ] {
+            let said = said(line);
+            assert!(said.contains(why), "{line}: {said}");
+        }
+        let old =
+            r#"{"apiVersion":"abac.authorization.kubernetes.io/v0","kind":"Policy","user":"bob","readonly":true}"#;
+        assert_eq!(said(old), "");
+        assert_eq!(said(r#"{"kind":"Policy","user":"bob"}"#), "");
     }
 
     #[test]

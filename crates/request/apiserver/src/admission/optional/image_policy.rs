@@ -1,9 +1,11 @@
 //! ImagePolicyWebhook: somebody outside says whether a pod's images may run. What was said is remembered, also a no; that
 //! nobody could be asked is not.
 //!
-//! Bounds: [`REMEMBERED`] answers; calls as those of all webhooks ([`Remote`]).
+//! Bounds: [`REMEMBERED`] answers; calls as those of all webhooks ([`Remote`]); no answer is awaited longer than a request may
+//! take, however long the configuration would have it pause between calls.
 
 use super::super::{Phase, Plugin, Review};
+use crate::chain::REQUEST_TIMEOUT;
 use crate::remote::Remote;
 use anyhow::{Result, ensure};
 use async_trait::async_trait;
@@ -124,6 +126,14 @@ impl ImagePolicyWebhook {
         }
     }
 
+    async fn ask(&self, review: &Value) -> Result<Map, String> {
+        let asked = self.settings.remote.ask(review, |_, _| {});
+        match tokio::time::timeout(REQUEST_TIMEOUT, asked).await {
+            Ok(answer) => answer.map_err(|failure| failure.said),
+            Err(_) => Err("context deadline exceeded".into()),
+        }
+    }
+
     fn remembered(&self, key: &Key) -> Option<Map> {
         let answers = self.answers.lock();
         let (until, status) = answers.get(key)?;
@@ -214,7 +224,7 @@ impl Plugin for ImagePolicyWebhook {
                     "spec": spec, "status": {"allowed": false},
                 });
                 let began = Instant::now();
-                let answer = self.settings.remote.ask(&asked, |_, _| {}).await;
+                let answer = self.ask(&asked).await;
                 review.cx.waited(began.elapsed());
                 match answer {
                     Ok(answer) => {
@@ -226,7 +236,7 @@ impl Plugin for ImagePolicyWebhook {
                         review.cx.annotate(&format!("{AUDIT}failed-open"), "true");
                         return Ok(());
                     }
-                    Err(failure) => return Err(review.forbidden(Some(pod), failure.said)),
+                    Err(why) => return Err(review.forbidden(Some(pod), why)),
                 }
             }
         };
@@ -243,5 +253,39 @@ impl Plugin for ImagePolicyWebhook {
                 Err(review.forbidden(Some(pod), why))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_pki::Kubeconfig;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_webhook_that_fails_is_asked_no_longer_than_a_request_takes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let _read = socket.read(&mut [0; 4096]).await;
+                let _sent = socket.write_all(b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n").await;
+            }
+        });
+        let config = Kubeconfig {
+            server,
+            ..Kubeconfig::default()
+        };
+        let pause = Duration::from_secs(300);
+        let hook = ImagePolicyWebhook::new(Settings {
+            remote: Arc::new(Remote::of(&config, TIMEOUT).unwrap().pausing(pause)),
+            allow_for: pause,
+            deny_for: pause,
+            default_allow: false,
+        });
+        let began = Instant::now();
+        assert!(hook.ask(&value!({})).await.is_err());
+        assert!(began.elapsed() < pause, "{:?}", began.elapsed());
     }
 }

@@ -30,9 +30,9 @@ struct Written {
     api_version: String,
     kind: String,
     #[serde(default)]
-    default: Option<Vec<Value>>,
+    default: Option<Vec<Map>>,
     #[serde(default)]
-    whitelist: Option<Vec<Value>>,
+    whitelist: Option<Vec<Map>>,
 }
 
 impl Settings {
@@ -46,12 +46,26 @@ impl Settings {
             written.api_version
         );
         let mut wrong = Vec::new();
-        let mut list = |name: &str, given: Option<Vec<Value>>| {
+        let mut list = |name: &str, given: Option<Vec<Map>>| {
             let given = given.unwrap_or_default();
-            for (i, toleration) in given.iter().enumerate() {
-                check(&format!("podtolerationrestriction.{name}[{i}]"), toleration, &mut wrong);
+            let mut made = Vec::with_capacity(given.len());
+            for (i, written) in given.iter().enumerate() {
+                let at = format!("podtolerationrestriction.{name}[{i}]");
+                for key in written
+                    .keys()
+                    .filter(|key| !TEXTS.contains(&key.as_str()) && key.as_str() != SECONDS)
+                {
+                    wrong.push(Cause::invalid(&at, &key.as_str().into(), "unknown field"));
+                }
+                match typed(written) {
+                    Ok(toleration) => {
+                        check(&at, &toleration, &mut wrong);
+                        made.push(toleration);
+                    }
+                    Err(why) => wrong.push(Cause::invalid(&at, &written.clone().into(), &why)),
+                }
             }
-            given
+            made
         };
         let settings = Settings {
             default: list("default", written.default),
@@ -62,16 +76,32 @@ impl Settings {
     }
 }
 
+const TEXTS: [&str; 4] = ["key", "operator", "value", "effect"];
+const SECONDS: &str = "tolerationSeconds";
+
+/// A toleration as a pod may have it, of what was written outside the API: the fields that there are, each of its type.
+fn typed(written: &Map) -> Result<Value, String> {
+    let mut made = value!({});
+    for field in TEXTS {
+        match written.get(field) {
+            None | Some(Value::Null) => {}
+            Some(given) => match given.as_str() {
+                Some("") => {}
+                Some(text) => made.set_at(&[field], text),
+                None => return Err(format!("json: cannot unmarshal the field {field} into a string")),
+            },
+        }
+    }
+    match written.get(SECONDS) {
+        None | Some(Value::Null) => {}
+        Some(Value::Int(seconds)) => made.set_at(&[SECONDS], *seconds),
+        Some(_) => return Err(format!("json: cannot unmarshal the field {SECONDS} into a number")),
+    }
+    Ok(made)
+}
+
 /// As a pod's are checked.
 fn check(at: &str, toleration: &Value, wrong: &mut Vec<Cause>) {
-    const KEYS: [&str; 5] = ["key", "operator", "value", "effect", "tolerationSeconds"];
-    let Some(map) = toleration.as_object() else {
-        wrong.push(Cause::invalid(at, toleration, "must be a toleration"));
-        return;
-    };
-    for (key, _) in map.iter().filter(|(key, _)| !KEYS.contains(&key.as_str())) {
-        wrong.push(Cause::invalid(at, &key.as_str().into(), "unknown field"));
-    }
     let t = Toleration::of(toleration);
     let mut invalid = |field: &str, value: &str, why: &str| {
         wrong.push(Cause::invalid(format!("{at}.{field}"), &value.into(), why));
@@ -118,6 +148,12 @@ fn tolerations(pod: &Object) -> &[Value] {
     list.map_or(&[], |list| list.as_slice())
 }
 
+/// What an annotation lists.
+fn listed(text: &str) -> Result<Vec<Value>, String> {
+    let list = serde_json::from_str::<Option<Vec<Map>>>(text).map_err(|e| e.to_string())?;
+    list.unwrap_or_default().iter().map(typed).collect()
+}
+
 pub struct PodTolerationRestriction(pub Arc<Settings>);
 
 impl PodTolerationRestriction {
@@ -133,14 +169,10 @@ impl PodTolerationRestriction {
         {
             None => Ok(None),
             Some("") => Ok(Some(Vec::new())),
-            Some(text) => match serde_json::from_str::<Option<Vec<Map>>>(text) {
-                Ok(list) => Ok(Some(list.into_iter().flatten().map(Value::from).collect())),
-                Err(e) => {
-                    let why =
-                        format!("the annotation {annotation} of namespace {name:?} is no list of tolerations: {e}");
-                    Err(ApiError::new(Reason::Unknown, why))
-                }
-            },
+            Some(text) => listed(text).map(Some).map_err(|e| {
+                let why = format!("the annotation {annotation} of namespace {name:?} is no list of tolerations: {e}");
+                ApiError::new(Reason::Unknown, why)
+            }),
         }
     }
 
@@ -201,6 +233,28 @@ impl Plugin for PodTolerationRestriction {
     }
 }
 
+/// The tolerations with one for each of the resources, in the place of one that is the same but for how long.
+fn tolerating(list: &[Value], resources: &BTreeSet<String>) -> Vec<Value> {
+    let of = |resource: &str| value!({"key": resource, "operator": "Exists", "effect": "NoSchedule"});
+    let (mut merged, mut there) = (Vec::with_capacity(list.len()), BTreeSet::new());
+    for toleration in list {
+        let t = Toleration::of(toleration);
+        let same = (t.operator, t.value, t.effect) == ("Exists", "", "NoSchedule");
+        if same && resources.contains(t.key) {
+            merged.push(of(t.key));
+            there.insert(t.key);
+        } else {
+            merged.push(toleration.clone());
+        }
+    }
+    let missing = resources
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !there.contains(name));
+    merged.extend(missing.map(of));
+    merged
+}
+
 pub struct ExtendedResourceToleration;
 
 /// The vendors' resources that containers ask for, in order.
@@ -229,25 +283,8 @@ impl Plugin for ExtendedResourceToleration {
         if resources.is_empty() {
             return Ok(());
         }
-        let mut list = tolerations(pod).to_vec();
-        for resource in resources {
-            let wanted = value!({"key": resource.as_str(), "operator": "Exists", "effect": "NoSchedule"});
-            let same = |t: &Value| {
-                Toleration {
-                    seconds: None,
-                    ..Toleration::of(t)
-                } == Toleration::of(&wanted)
-            };
-            let mut there = false;
-            for t in list.iter_mut().filter(|t| same(t)) {
-                *t = wanted.clone();
-                there = true;
-            }
-            if !there {
-                list.push(wanted);
-            }
-        }
-        pod.set_at(&["spec", "tolerations"], list);
+        let merged = tolerating(tolerations(pod), &resources);
+        pod.set_at(&["spec", "tolerations"], merged);
         Ok(())
     }
 }
@@ -255,6 +292,51 @@ impl Plugin for ExtendedResourceToleration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What stands in an annotation becomes part of a pod.
+    #[test]
+    fn what_a_namespace_lists_is_of_a_pods_types() {
+        let read = listed(r#"[{"key":"a","operator":"Exists","effect":"","more":{"x":1},"tolerationSeconds":null}]"#);
+        assert_eq!(read.unwrap(), [value!({"key": "a", "operator": "Exists"})]);
+        let read = listed(r#"[{"key":"a","effect":"NoExecute","tolerationSeconds":3}]"#);
+        assert_eq!(
+            read.unwrap(),
+            [value!({"key": "a", "effect": "NoExecute", "tolerationSeconds": 3})]
+        );
+        assert!(listed("null").unwrap().is_empty());
+        for wrong in [
+            r#"[{"key":3,"operator":"Exists"}]"#,
+            r#"[{"value":["a"]}]"#,
+            r#"[{"tolerationSeconds":"3"}]"#,
+            r#"[{"tolerationSeconds":1.5}]"#,
+            "[3]",
+            "{}",
+        ] {
+            assert!(listed(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn vendors_resources_are_tolerated_once_however_many_there_are() {
+        let names = |n: usize| (0..n).map(|i| format!("a.com/{i:05}")).collect::<BTreeSet<_>>();
+        let own = [
+            value!({"key": "a.com/00001", "operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": 3}),
+            value!({"key": "a.com/00000", "operator": "Exists"}),
+        ];
+        let of = |name: &str| value!({"key": name, "operator": "Exists", "effect": "NoSchedule"});
+        assert_eq!(
+            tolerating(&own, &names(2)),
+            [of("a.com/00001"), own[1].clone(), of("a.com/00000")]
+        );
+        let began = std::time::Instant::now();
+        let many = tolerating(&[], &names(40_000));
+        assert_eq!(tolerating(&many, &names(40_000)), many);
+        assert!(
+            began.elapsed() < std::time::Duration::from_secs(5),
+            "{:?}",
+            began.elapsed()
+        );
+    }
 
     #[test]
     fn a_configuration_is_judged_like_a_pods_tolerations() {
@@ -275,6 +357,8 @@ mod tests {
         );
         assert!(said("whitelist: [{key: a, effect: No}]").contains("Unsupported value: \"No\""));
         assert!(said("whitelist: [{kee: a, operator: Exists}]").contains("unknown field"));
+        assert!(said("default: [{key: 3, operator: Exists}]").contains("the field key into a string"));
+        assert!(said("default: [3]").contains("object"));
         assert!(Settings::parse("apiVersion: v1\nkind: Configuration").is_err());
     }
 }

@@ -24,6 +24,7 @@ mod networking;
 mod nodes;
 mod persistent_volumes;
 mod pod;
+mod pod_claims;
 mod pod_spec;
 mod pod_update;
 mod probes;
@@ -167,17 +168,22 @@ pub fn update(cx: &Cx, new: &Object, old: &Object) -> Vec<Cause> {
     finalizers(cx, new, &mut errs);
     (rules.object)(cx, new, &mut errs);
     (rules.update)(cx, new, old, &mut errs);
-    if errs.list.iter().any(check::is_about_form) {
-        let mut before = Errs::default();
-        (rules.object)(cx, old, &mut before);
-        errs.list
-            .retain(|cause| !check::is_about_form(cause) || !before.list.iter().any(|b| b.message == cause.message));
-    }
-    errs.list
+    but_for_old_forms(errs.list, |before| (rules.object)(cx, old, before))
 }
 
 pub fn status(cx: &Cx, new: &Object, old: &Object) -> Vec<Cause> {
+    let rules = rules(cx);
     let mut errs = Errs::default();
-    (rules(cx).status)(cx, new, old, &mut errs);
-    errs.list
+    (rules.status)(cx, new, old, &mut errs);
+    but_for_old_forms(errs.list, |before| (rules.status)(cx, old, old, before))
+}
+
+/// An address that is written as it isn't taken any more stays in an object that had it before.
+fn but_for_old_forms(mut told: Vec<Cause>, judge_old: impl FnOnce(&mut Errs)) -> Vec<Cause> {
+    if told.iter().any(check::is_about_form) {
+        let mut before = Errs::default();
+        judge_old(&mut before);
+        told.retain(|cause| !check::is_about_form(cause) || !before.list.iter().any(|b| b.message == cause.message));
+    }
+    told
 }

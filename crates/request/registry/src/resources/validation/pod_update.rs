@@ -1,10 +1,12 @@
 //! What may not change about a pod, and through which of its subresources what may.
 
 use super::check::{Errs, count, range_error, s};
+use super::pod_claims;
 use crate::internal;
 use crate::resources::core::qos_class;
 use crate::strategy::{restore, same};
 use keelson_api::{Map, Object, Value};
+use std::collections::HashSet;
 
 fn spec(o: &Object) -> Map {
     o.obj("spec").cloned().unwrap_or_default()
@@ -76,20 +78,22 @@ pub fn update(new: &Object, old: &Object, e: &mut Errs) {
 const MUTABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
 fn tolerations(new: &Map, old: &Map, e: &mut Errs) {
-    let list = |m: &Map| m.arr("tolerations").cloned().unwrap_or_default();
-    let without_seconds = |t: &Value| {
-        let mut t = t.clone();
-        t.remove_at(&["tolerationSeconds"]);
-        t
+    // Tolerations are counted by nobody: each is looked up, not compared with each.
+    let keys = |m: &Map| -> Vec<String> {
+        let all = m.arr("tolerations").into_iter().flatten();
+        let without_seconds = all.map(|toleration| {
+            let mut toleration = toleration.clone();
+            toleration.remove_at(&["tolerationSeconds"]);
+            serde_json::to_string(&toleration).unwrap_or_default()
+        });
+        without_seconds.collect()
     };
-    let now = list(new);
-    for before in list(old) {
-        if !now.iter().any(|t| without_seconds(t) == without_seconds(&before)) {
-            return e.forbidden(
-                "spec.tolerations",
-                "existing toleration can not be modified except its tolerationSeconds",
-            );
-        }
+    let now: HashSet<String> = keys(new).into_iter().collect();
+    if keys(old).iter().any(|before| !now.contains(before)) {
+        e.forbidden(
+            "spec.tolerations",
+            "existing toleration can not be modified except its tolerationSeconds",
+        );
     }
 }
 
@@ -101,7 +105,7 @@ fn gates(new: &Map, old: &Map, e: &mut Errs) {
             .map(|g| name_of(g).into())
             .collect()
     };
-    let had = names(old);
+    let had: HashSet<String> = names(old).into_iter().collect();
     for (i, name) in names(new).iter().enumerate() {
         if !had.contains(name) {
             e.forbidden(
@@ -290,6 +294,7 @@ pub fn status(new: &Object, old: &Object, e: &mut Errs) {
         if policy != "Always" {
             terminated(now, before, "containerStatuses", policy, old, e);
         }
+        pod_claims::status(now, new.obj("spec").unwrap_or(&empty), e);
     });
 }
 
