@@ -13,7 +13,7 @@ OUT=$HERE/out/$(sha256sum "$KEELSON" | cut -c1-12); mkdir -p "$OUT"
 failed=0 done=0
 for name in "$@"; do
   done=$((done + 1)); results=$OUT/$name.tsv mark=$OUT/$name.done
-  if [ "$mark" -nt "$name.sh" ] && [ "$mark" -nt lib.sh ] && [ "$mark" -nt programs.tsv ]; then say "$name: passed before ($done of $#)"; continue; fi
+  if [ "$mark" -nt "$name.sh" ] && [ "$mark" -nt lib.sh ] && [ "$mark" -nt programs.tsv ] && [ -z "$(find "$name"/ -newer "$mark" 2>/dev/null)" ]; then say "$name: passed before ($done of $#)"; continue; fi
   say "=== $name ($done of $#)"
   # shellcheck disable=SC2046
   ./build.sh $(needs "$name") || { say "$name: not built"; failed=1; continue; }

@@ -1,5 +1,5 @@
-//! `docs/features.md`, the table of what 1.37 does by default: each gate of the list stands in it once, with the mark that the list
-//! has for it, and every file that is named to show it is there.
+//! `docs/features.md`, the table of what 1.37 does by default: each gate of the list stands in it once, with the stage and the mark that
+//! the list has for it, marks are counted rightly, and every file that is named to show it is there.
 
 use anyhow::{Context, Result};
 use std::fs;
@@ -53,8 +53,14 @@ fn problems(page: &str, list: &str, is_there: impl Fn(&str) -> bool) -> Vec<Stri
             n => problems.push(format!("{PAGE}: {} stands there {n} times", gate[0])),
         }
     }
+    let marked = |mark: &str| rows.iter().filter(|row| row.get(3) == Some(&mark)).count();
+    let [here, partly, absent] = MARKS.map(marked);
+    let counted = format!("{here}, {partly} and {absent} of {}", rows.len());
+    if !page.contains(&counted) {
+        problems.push(format!("{PAGE}: it doesn't say that it has {counted}"));
+    }
     for row in rows {
-        let [name, _, _, mark, shown] = row[..] else {
+        let [name, stage, _, mark, shown] = row[..] else {
             problems.push(format!("{PAGE}: {}: a row has five cells", row[0]));
             continue;
         };
@@ -62,6 +68,13 @@ fn problems(page: &str, list: &str, is_there: impl Fn(&str) -> bool) -> Vec<Stri
             problems.push(format!("{PAGE}: {name} is no gate that is on by default"));
             continue;
         };
+        let said = stage.split(',').next().unwrap_or_default().to_lowercase();
+        if gate.get(1) != Some(&said.as_str()) {
+            problems.push(format!(
+                "{PAGE}: {name} is said to be {stage}, {LIST} has {}",
+                gate.join(" ")
+            ));
+        }
         let is_here = gate.get(3) == Some(&"on");
         if !MARKS.contains(&mark) || is_here != (mark != "–") {
             problems.push(format!(
@@ -87,13 +100,15 @@ mod tests {
     #[test]
     fn gates_that_are_missing_and_files_that_are_gone_are_told() {
         let list = "A ga on on\nB beta on off\nC alpha off off\nD ga on on\n";
-        let page = "| gate | stage | component | | shown by |\n|---|---|---|---|---|\n| A | GA | all | ● | `a/b.rs` |\n\
-                    | B | beta | all | ● | |\n| C | alpha | all | – | |\n";
+        let page = "1, 0 and 1 of 3.\n| gate | stage | component | | shown by |\n|---|---|---|---|---|\n\
+                    | A | GA, locked | all | ● | `a/b.rs` |\n| B | GA | all | ● | |\n| C | alpha | all | – | |\n";
         assert_eq!(
             problems(page, list, |path| names("crates/x/a.rs", path)),
             [
                 "docs/features.md: D stands there 0 times",
+                "docs/features.md: it doesn't say that it has 2, 0 and 1 of 3",
                 "docs/features.md: A: there is no a/b.rs",
+                "docs/features.md: B is said to be GA, crates/base/api/src/gates.txt has B beta on off",
                 "docs/features.md: B is marked ●, crates/base/api/src/gates.txt has B beta on off",
                 "docs/features.md: C is no gate that is on by default",
             ]

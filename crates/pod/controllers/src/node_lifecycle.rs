@@ -118,6 +118,7 @@ pub fn start(context: &Context) {
             leases,
             lease_objects: Objects::new(&rest),
             seen,
+            answered: Mutex::default(),
             objects,
             pod_objects,
             recorder,
@@ -138,12 +139,30 @@ fn renewed(lease: &Lease) -> Option<jiff::Timestamp> {
     Some(lease.spec.as_ref()?.renew_time.as_ref()?.0)
 }
 
+/// When nodes renewed their leases, as the server was asked.
+type Answered = HashMap<String, jiff::Timestamp>;
+
+/// Whether a node has renewed its lease since it was last heard of. What was answered once isn't news the next time, or a node that died
+/// behind a watch that stands still would never be given up.
+fn is_news(
+    answered: &mut Answered,
+    node: &str,
+    cached: Option<jiff::Timestamp>,
+    there: Option<jiff::Timestamp>,
+) -> bool {
+    let Some(at) = there.filter(|at| cached != Some(*at)) else {
+        return false;
+    };
+    answered.insert(node.to_owned(), at) != Some(at)
+}
+
 struct Lifecycle {
     nodes: Informer<Node>,
     pods: Informer<Pod>,
     leases: Informer<Lease>,
     lease_objects: Objects<Lease>,
     seen: Seen,
+    answered: Mutex<Answered>,
     objects: Objects<Node>,
     pod_objects: Objects<Pod>,
     recorder: Recorder,
@@ -156,6 +175,7 @@ struct Lifecycle {
 impl Reconcile for Lifecycle {
     async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
         let Some(found) = self.nodes.store().get_key(key) else {
+            self.answered.lock().remove(&key.name);
             return Ok(Outcome::Done);
         };
         let mut node = (*found).clone();
@@ -201,11 +221,12 @@ impl Reconcile for Lifecycle {
 }
 
 impl Lifecycle {
-    /// Whether the server has a newer lease of the node than the watch has brought: then the watch is behind, not the node.
+    /// Whether the server has another lease of the node than the watch has brought: then the watch is behind, not the node.
     async fn has_renewed(&self, node: &str) -> anyhow::Result<bool> {
-        let known = self.leases.store().get(LEASES, node);
+        let cached = self.leases.store().get(LEASES, node);
         let there = self.lease_objects.find(LEASES, node).await?;
-        Ok(there.as_ref().and_then(renewed) > known.as_deref().and_then(renewed))
+        let (cached, there) = (cached.as_deref().and_then(renewed), there.as_ref().and_then(renewed));
+        Ok(is_news(&mut self.answered.lock(), node, cached, there))
     }
 
     /// Whether a node that isn't ready may be given up now. What changes the answer, others' readiness, wakes it.
@@ -247,5 +268,22 @@ impl Lifecycle {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_that_stands_still_keeps_no_dead_node_alive() {
+        let at = |second: i64| jiff::Timestamp::from_second(second).ok();
+        let mut answered = Answered::new();
+        assert!(is_news(&mut answered, "n", at(1), at(5)));
+        assert!(!is_news(&mut answered, "n", at(1), at(5)), "nothing since");
+        assert!(is_news(&mut answered, "n", at(1), at(6)));
+        assert!(!is_news(&mut answered, "n", at(6), at(6)), "the watch has it");
+        assert!(is_news(&mut answered, "n", at(6), at(2)), "its clock was set back");
+        assert!(!is_news(&mut answered, "n", at(6), None));
     }
 }

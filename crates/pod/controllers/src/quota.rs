@@ -12,6 +12,7 @@ use crate::wire::Queue;
 use amounts::Amounts;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, Service};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use keelson_api::Quantity;
 use keelson_api::quantity::Format;
 use keelson_client::discovery::preferred_resources;
@@ -39,11 +40,13 @@ pub fn start(context: &Context) {
     let pods = context.informer::<Pod>();
     let services = context.informer::<Service>();
     let claims = context.informer::<PersistentVolumeClaim>();
+    let devices = context.informer::<ResourceClaim>();
     let controller = Controller::new("resourcequota")
         .input(&quotas)
         .input(&pods)
         .input(&services)
         .input(&claims)
+        .input(&devices)
         .output(ResourceQuota::RESOURCE);
     let queue = controller.queue();
     let charged: Charged = Arc::default();
@@ -68,6 +71,7 @@ pub fn start(context: &Context) {
     });
     replenish(&services, &quotas, &queue, |old, new| old.spec != new.spec);
     replenish(&claims, &quotas, &queue, |old, new| old.spec != new.spec);
+    replenish(&devices, &quotas, &queue, |old, new| old.spec != new.spec);
     let rest = context.rest("resourcequota-controller");
     context.run(
         controller,
@@ -78,6 +82,7 @@ pub fn start(context: &Context) {
             pods,
             services,
             claims,
+            devices,
             objects: Objects::new(&rest),
             reader: context.reader(),
             stop: context.stop.clone(),
@@ -117,6 +122,7 @@ struct Quotas {
     pods: Informer<Pod>,
     services: Informer<Service>,
     claims: Informer<PersistentVolumeClaim>,
+    devices: Informer<ResourceClaim>,
     objects: Objects<ResourceQuota>,
     reader: Rest,
     stop: CancellationToken,
@@ -247,6 +253,10 @@ impl Quotas {
                 .list_namespace(ns)
                 .iter()
                 .for_each(|s| amounts::add(&mut used, &amounts::service(s)));
+            let devices = self.devices.store().list_namespace(ns);
+            devices
+                .iter()
+                .for_each(|claim| amounts::add(&mut used, &amounts::devices(claim)));
         }
         used
     }

@@ -115,14 +115,12 @@ impl Ledger {
             .reduce(|best, class| if born(class) > born(best) { class } else { best })
             .cloned()
     }
+
     /// The claim that was made for a pod's extended resources.
-    pub fn extended_of(&self, pod_uid: &str) -> Option<Arc<ResourceClaim>> {
+    pub fn extended_of(&self, pod: &ObjectKey, uid: &str) -> Option<Arc<ResourceClaim>> {
         let entries = self.entries.lock();
-        entries
-            .claims
-            .values()
-            .find(|claim| extended::is_of(claim, pod_uid))
-            .cloned()
+        let mut claims = entries.claims.values();
+        claims.find(|claim| extended::is_of(claim, pod, uid)).cloned()
     }
 
     /// The API shows the claim. What is older than what is known changes nothing.

@@ -340,7 +340,7 @@ impl Scheduler {
                 binder.isnt_nominated(&pod).await;
             }
             if let Some(claim) = &why.to_free {
-                binder.free(claim).await;
+                binder.free(&pod, claim).await;
             }
             binder.waits(&pod, &why).await;
             if let Some((node, victims)) = target

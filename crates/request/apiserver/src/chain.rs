@@ -113,7 +113,8 @@ async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut requ
     trail.received(&mut request).await;
     let asked = context.user.clone();
     let stopping = request.extensions().get::<Stopping>().cloned();
-    let takes_gzip = resource.is_some() && compressed::is_wanted(request.method(), &context.info, request.headers());
+    let own = server.config.advertise_address;
+    let takes_gzip = resource.is_some() && compressed::is_wanted(request.method(), &context, request.headers(), own);
     let mut class = Class::default();
     let span = traces::begin(server, &context, &request);
     let answer = match within(&span, served(server, &mut context, request, &mut class)).await {

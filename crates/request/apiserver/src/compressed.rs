@@ -1,9 +1,10 @@
 //! Long answers to `get` and `list` are compressed for who takes gzip, as upstream: from 128 KiB on, and quickly rather than well.
+//! Not so for programs of this machine, which would only pay for it: between them and the server there is no line to be spared.
 //!
 //! How long an answer is shows when so much of it is there; what is shorter goes as it is. The rest is compressed a piece at a
 //! time, when the connection has room for it: nothing is held but what the compressor keeps.
 
-use crate::request::{Body, BodyError, RequestInfo, Response};
+use crate::request::{Body, BodyError, RequestContext, Response};
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -13,16 +14,23 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 use std::collections::VecDeque;
 use std::io::Write;
+use std::net::IpAddr;
 
 const LEAST: usize = 128 << 10;
 /// So much is compressed at a time.
 const PIECE: usize = 64 << 10;
 
-/// Whether the client takes gzip for such a request. Logs and proxies are others' answers.
-pub fn is_wanted(method: &Method, info: &RequestInfo, headers: &HeaderMap) -> bool {
+/// Whether a client takes gzip for such a request that is on another machine than this one's address. Logs and proxies are others' answers.
+pub fn is_wanted(method: &Method, context: &RequestContext, headers: &HeaderMap, own: IpAddr) -> bool {
+    let info = &context.info;
     let is_read = method == Method::GET && matches!(info.verb.as_str(), "get" | "list");
     let is_object = matches!(info.subresource.as_str(), "" | "status" | "scale");
-    is_read && is_object && takes_gzip(headers)
+    is_read && is_object && takes_gzip(headers) && !context.remote.is_some_and(|from| is_here(from.ip(), own))
+}
+
+fn is_here(from: IpAddr, own: IpAddr) -> bool {
+    let from = from.to_canonical();
+    from.is_loopback() || from == own
 }
 
 fn takes_gzip(headers: &HeaderMap) -> bool {
@@ -198,6 +206,13 @@ mod tests {
                 "{pieces:?}: {length}"
             );
         }
+    }
+
+    #[test]
+    fn programs_of_this_machine_get_it_plain() {
+        let here = |from: &str| is_here(from.parse().unwrap(), "192.0.2.1".parse().unwrap());
+        assert!(here("127.0.0.1") && here("::1") && here("192.0.2.1") && here("::ffff:192.0.2.1"));
+        assert!(!here("192.0.2.2") && !here("10.42.0.7"));
     }
 
     #[test]

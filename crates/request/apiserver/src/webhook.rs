@@ -18,8 +18,8 @@ use std::time::Duration;
 /// The most that a webhook may answer.
 const MAX_ANSWER: usize = 16 << 20;
 
-/// How often an answer may lead on, as Go's client follows.
-const MAX_REDIRECTIONS: usize = 10;
+/// So many requests are made of one, as Go's client makes them; then an answer leads on no more.
+const MAX_REQUESTS: usize = 10;
 
 /// Where a webhook is, as `clientConfig` says.
 #[derive(Clone, Debug, PartialEq)]
@@ -123,16 +123,21 @@ async fn exchange(lookup: &Lookup, config: &ClientConfig, review: &Value, query:
     }
     let body = bytes::Bytes::from(serde_json::to_vec(review).map_err(|e| Failure::Answer(e.to_string()))?);
     let mut answer = post(&target, &path, body.clone()).await?;
-    for _ in 0..MAX_REDIRECTIONS {
-        let Some(location) = leads_on(&answer) else { break };
+    let mut requests = 1;
+    while let Some(location) = leads_on(&answer) {
         // A server may lead from `/hook` to `/hook/`. What another host is asked for would be said in our name, so that isn't followed.
         let url = config.url();
         let Some(next) = path::within(origin(&url), &location) else {
+            let shown = shortened(&location);
             let why =
-                format!("the webhook leads on to {location:?}, which is no path of its own server and isn't followed");
+                format!("the webhook leads on to {shown:?}, which is no path of its own server and isn't followed");
             return Err(Failure::Answer(why));
         };
-        answer = post(&target, next, body.clone()).await?;
+        if requests == MAX_REQUESTS {
+            return Err(Failure::Transport(format!("stopped after {MAX_REQUESTS} redirects")));
+        }
+        requests += 1;
+        answer = post(&target, &next, body.clone()).await?;
     }
     let status = answer.status();
     let limited = http_body_util::Limited::new(answer.into_body(), MAX_ANSWER);
@@ -209,17 +214,19 @@ fn shortened(text: &str) -> &str {
 }
 
 async fn resolve(lookup: &Lookup, config: &ClientConfig) -> Result<(Target, String), String> {
-    let (address, host, path, secure) = match &config.place {
+    // Where to dial, what its certificate names, and what the request calls it.
+    let (address, name, host, path, secure) = match &config.place {
         Place::Nowhere => return Err("neither a URL nor a service is configured".into()),
         Place::Url(url) => {
             let uri: http::Uri = url.parse().map_err(|e| format!("{url:?} is no URL: {e}"))?;
-            let host = uri.host().unwrap_or_default().to_string();
+            let name = uri.host().unwrap_or_default().to_string();
+            let host = uri.port().map_or_else(|| name.clone(), |port| format!("{name}:{port}"));
             let secure = uri.scheme_str() != Some("http");
             let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
             let path = uri
                 .path_and_query()
                 .map_or_else(|| "/".to_string(), ToString::to_string);
-            (format!("{host}:{port}"), host, path, secure)
+            (format!("{name}:{port}"), name, host, path, secure)
         }
         Place::Service {
             namespace,
@@ -228,10 +235,12 @@ async fn resolve(lookup: &Lookup, config: &ClientConfig) -> Result<(Target, Stri
             port,
         } => {
             let address = endpoint(lookup, namespace, name, *port).await?;
-            (address, format!("{name}.{namespace}.svc"), path.clone(), true)
+            let name = format!("{name}.{namespace}.svc");
+            let host = format!("{name}:{port}");
+            (address, name, host, path.clone(), true)
         }
     };
-    let tls = if secure { Some(trust(config, &host)?) } else { None };
+    let tls = if secure { Some(trust(config, &name)?) } else { None };
     Ok((Target { address, host, tls }, path))
 }
 

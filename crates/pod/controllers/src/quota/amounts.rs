@@ -3,6 +3,7 @@
 use crate::pods;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, PersistentVolumeClaim, Pod, ResourceQuota, ResourceRequirements, Service};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use keelson_api::quantity::{Format, Quantity};
 use std::collections::BTreeMap;
@@ -10,6 +11,9 @@ use std::collections::BTreeMap;
 pub type Amounts = BTreeMap<String, Quantity>;
 
 const CLASS: &str = ".storageclass.storage.k8s.io/";
+const DEVICES: &str = ".deviceclass.resource.k8s.io/devices";
+/// Who asks for all devices that there are gets so many at most.
+const MOST_DEVICES: i64 = 32;
 
 pub fn read(list: Option<&BTreeMap<String, Text>>) -> Amounts {
     let parsed = list
@@ -148,6 +152,35 @@ pub fn service(service: &Service) -> Amounts {
     ]
     .map(|(name, n)| (name.to_string(), count(n)))
     .into()
+}
+
+/// Devices that a claim may get of each class: of alternatives the worst.
+pub fn devices(claim: &ResourceClaim) -> Amounts {
+    let number = |mode: Option<&str>, count: Option<i64>| match mode {
+        Some("ExactCount") => count.unwrap_or(0),
+        Some("All") => MOST_DEVICES,
+        _ => 0,
+    };
+    let of = |class: &str, n: i64| Amounts::from([(format!("{class}{DEVICES}"), Quantity::new(n, Format::DecimalSi))]);
+    let devices = claim.spec.as_ref().and_then(|s| s.devices.as_ref());
+    let mut used = Amounts::new();
+    for request in devices.into_iter().flat_map(|d| d.requests.iter().flatten()) {
+        let mut most = Amounts::new();
+        if let Some(r) = &request.exactly {
+            raise(
+                &mut most,
+                &of(&r.device_class_name, number(r.allocation_mode.as_deref(), r.count)),
+            );
+        }
+        for r in request.first_available.iter().flatten() {
+            raise(
+                &mut most,
+                &of(&r.device_class_name, number(r.allocation_mode.as_deref(), r.count)),
+            );
+        }
+        add(&mut used, &most);
+    }
+    used
 }
 
 pub fn claim(claim: &PersistentVolumeClaim) -> Amounts {
@@ -302,6 +335,24 @@ mod tests {
         assert_eq!(text("requests.ex.io/gpu").as_deref(), Some("2"));
         assert_eq!(text("limits.memory").as_deref(), Some("2Gi"));
         assert_eq!((text("pods").as_deref(), text("ex.io/gpu")), (Some("1"), None));
+    }
+
+    #[test]
+    fn a_claim_counts_for_the_worst_of_its_alternatives() {
+        let claim = |requests: &str| -> ResourceClaim {
+            let text = format!(r#"{{"metadata":{{}},"spec":{{"devices":{{"requests":[{requests}]}}}}}}"#);
+            ResourceClaim::decode(text.as_bytes()).expect("valid")
+        };
+        let one = r#"{"name":"a","exactly":{"deviceClassName":"gpu","allocationMode":"ExactCount","count":2}}"#;
+        let ways = r#"{"name":"b","firstAvailable":[{"name":"x","deviceClassName":"gpu","allocationMode":"ExactCount","count":4},
+            {"name":"y","deviceClassName":"gpu","allocationMode":"ExactCount","count":3},
+            {"name":"z","deviceClassName":"nic","allocationMode":"All"}]}"#;
+        let used = devices(&claim(&format!("{one},{ways}")));
+        let text = |class: &str| used.get(&format!("{class}{DEVICES}")).map(|q| q.to_string());
+        assert_eq!(
+            (text("gpu").as_deref(), text("nic").as_deref()),
+            (Some("6"), Some("32"))
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Keeps claims that pods use, volumes that claims are bound to, and attribute classes of either from going before their
 //! users.
 
+use super::attach::world::{BY_CLAIM, by_claim};
 use super::unused;
 use crate::context::Context;
 use crate::{pods, wire};
@@ -11,6 +12,7 @@ use keelson_client::{
     ApiObject, Change, Controller, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, is_conflict, is_not_found,
 };
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
@@ -19,6 +21,7 @@ const CLASS: &str = "kubernetes.io/vac-protection";
 pub fn start_claims(context: &Context) {
     let claims = context.informer::<PersistentVolumeClaim>();
     let all = context.informer::<Pod>();
+    by_claim(&all);
     let controller = Controller::new("pvc-protection")
         .input(&claims)
         .input(&all)
@@ -166,16 +169,17 @@ struct Claims {
 }
 
 impl Claims {
-    /// Says in the claim whether a pod names it. `false`: the cache lags behind the server, or the claim behind somebody's write.
+    /// Pods that name the claim, as far as the cache knows. However many others there are in the namespace: each claim of it asks.
+    fn known_users(&self, claim: &ObjectKey) -> Vec<Arc<Pod>> {
+        self.pods.store().by_index(BY_CLAIM, &claim.to_string())
+    }
+
+    /// Says in the claim whether a pod names it, by what the cache knows: a pod that it doesn't have yet brings the claim here again, and
+    /// nobody's claim goes by what is said. `false`: the claim lags behind somebody's write.
     async fn tell_use(&self, claim: &PersistentVolumeClaim) -> anyhow::Result<bool> {
-        let (namespace, name) = (claim.namespace(), claim.name());
-        let names = |pod: &Pod| !pods::is_finished(pod) && claims_of(pod).contains(name);
-        let is_used = self.pods.store().list_namespace(namespace).iter().any(|pod| names(pod));
+        let is_used = self.known_users(&claim.key()).iter().any(|pod| !pods::is_finished(pod));
         if !unused::differs(claim, is_used) {
             return Ok(true);
-        }
-        if !is_used && self.pod_objects.list(namespace, "", "").await?.iter().any(names) {
-            return Ok(false);
         }
         let changed = unused::tell(claim, is_used, keelson_clock::now());
         match self.objects.update_status(&changed).await {
@@ -199,8 +203,7 @@ impl Reconcile for Claims {
         match (claim.is_deleting(), has(&*claim, CLAIM)) {
             (false, false) => keep(&self.objects, &*claim, CLAIM).await?,
             (true, true) => {
-                let cached = self.pods.store().list_namespace(&key.namespace);
-                if cached.iter().any(|pod| uses(pod, &key.name)) {
+                if self.known_users(key).iter().any(|pod| uses(pod, &key.name)) {
                     return Ok(Outcome::Done);
                 }
                 // The cache may lag behind a pod that was just placed: the server decides.

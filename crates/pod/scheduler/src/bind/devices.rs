@@ -1,7 +1,7 @@
 //! Claims of devices: what was decided is written to them, and what has to be done about the devices is waited for.
 
 use super::{Binder, Writes};
-use crate::devices::extended::is_extended;
+use crate::devices::extended::is_of;
 use crate::plugins::dynamic_resources::{Decision, allocation, is_overdue, readiness, results};
 use crate::pod::PodInfo;
 use anyhow::{Context, bail, ensure};
@@ -49,7 +49,7 @@ impl Binder {
         }
         let Some(extended) = &devices.extended else { return };
         self.ledger.release(&extended.claim);
-        if let Some(made) = self.ledger.extended_of(pod.uid()).filter(|_| !is_bound) {
+        if let Some(made) = self.ledger.extended_of(&pod.key, pod.uid()).filter(|_| !is_bound) {
             self.remove(&made).await;
         }
     }
@@ -83,11 +83,11 @@ impl Binder {
         for (claim, new) in &devices.claims {
             bound.push(self.reserve(pod, claim, new.as_ref()).await?);
         }
-        if let Some(extended) = &devices.extended {
-            bound.push(self.bind_extended(pod, extended).await?);
-        }
         // Whoever waits holds none.
         drop(place);
+        if let Some(extended) = &devices.extended {
+            bound.push(self.bind_extended(pod, extended, writes).await?);
+        }
         let waits = |claim: &Arc<ResourceClaim>| {
             allocation(claim)
                 .is_some_and(|a| results(a).any(|r| r.binding_conditions.iter().flatten().next().is_some()))
@@ -266,9 +266,9 @@ impl Binder {
         bail!("somebody else keeps writing it")
     }
 
-    /// A claim that is allocated where its pod can't be is free again; one that was made for a pod's extended resources goes.
-    pub async fn free(&self, claim: &ResourceClaim) {
-        if is_extended(claim) {
+    /// A claim that is allocated where its pod can't be is free again; one that was made for the pod's extended resources goes.
+    pub async fn free(&self, pod: &PodInfo, claim: &ResourceClaim) {
+        if is_of(claim, &pod.key, pod.uid()) {
             return self.remove(claim).await;
         }
         let body = json!({

@@ -1,8 +1,8 @@
 //! The claim of a pod's extended resources: made when its node is known, told in the pod's status, and taken back when the pod
 //! isn't bound after all.
 
-use super::Binder;
 use super::devices::FINALIZER;
+use super::{Binder, Writes};
 use crate::plugins::dynamic_resources::Extended;
 use crate::pod::PodInfo;
 use anyhow::Context;
@@ -17,16 +17,24 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Binder {
-    pub(super) async fn bind_extended(&self, pod: &PodInfo, extended: &Extended) -> anyhow::Result<Arc<ResourceClaim>> {
+    pub(super) async fn bind_extended(
+        &self,
+        pod: &PodInfo,
+        extended: &Extended,
+        writes: &Writes,
+    ) -> anyhow::Result<Arc<ResourceClaim>> {
         let mut wanted = extended.claim.as_ref().clone();
         wanted.metadata.name = None;
         wanted.metadata.uid = None;
+        let place = writes.place().await;
         let made = self.objects::<ResourceClaim>().create(&wanted).await;
+        drop(place);
         let made = Arc::new(made.context("create claim for extended resources")?);
         self.ledger.hand_over(&extended.claim, &made);
         let written = async {
-            // Until the watch has it, its answers aren't heeded.
+            // Until the watch has it, its answers aren't heeded. Whoever waits for that holds no place.
             let _ = tokio::time::timeout(PATIENCE, self.is_seen(&made)).await;
+            let _place = writes.place().await;
             let written = self.reserve(pod, &made, Some(&extended.allocation)).await?;
             let told = json!({"metadata": {"uid": pod.uid()}, "status": {"extendedResourceClaimStatus": {
                 "resourceClaimName": made.name(), "requestMappings": extended.mappings,

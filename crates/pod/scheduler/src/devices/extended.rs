@@ -10,32 +10,42 @@ use k8s_openapi::api::resource::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use keelson_api::quantity::Quantity;
-use keelson_client::ApiObject;
+use keelson_client::{ApiObject, ObjectKey};
 use std::collections::BTreeMap;
 
 /// Marks such a claim.
 pub const ANNOTATION: &str = "resource.kubernetes.io/extended-resource-claim";
 /// Every class can be asked for by this and its name.
 pub const IMPLICIT: &str = "deviceclass.resource.kubernetes.io/";
+/// As many bytes of it stay in a name that is made.
+const LONGEST_BASE: usize = 58;
 /// No name that a claim can have.
 pub const NOT_MADE: &str = "<extended-resources>";
 
 /// Resources, and the classes whose devices are given for them.
 pub type Classes = BTreeMap<String, String>;
 
-/// Whether the claim is of the pod's extended resources.
-pub fn is_of(claim: &ResourceClaim, pod_uid: &str) -> bool {
+/// Whether the claim is of the pod's extended resources. What stands in another namespace says nothing about a pod, whoever it names as
+/// its owner.
+pub fn is_of(claim: &ResourceClaim, pod: &ObjectKey, uid: &str) -> bool {
+    let owns = |owner: &OwnerReference| owner.controller == Some(true) && owner.uid == uid && owner.name == pod.name;
     let mut owners = claim.metadata.owner_references.iter().flatten();
-    is_extended(claim) && owners.any(|owner| owner.controller == Some(true) && owner.uid == pod_uid)
+    claim.namespace() == pod.namespace && is_marked(claim) && owners.any(owns)
 }
 
-pub fn is_extended(claim: &ResourceClaim) -> bool {
+fn is_marked(claim: &ResourceClaim) -> bool {
     let annotations = claim.metadata.annotations.as_ref();
     annotations.is_some_and(|all| all.get(ANNOTATION).is_some_and(|value| value == "true"))
 }
 
-/// What names of its claim begin with; the rest is the API's.
-pub fn prefix(pod: &str) -> String {
+/// Whether the API could have made the name for such a claim: of what a name begins with it keeps so much.
+pub fn is_name_for(claim: &str, pod: &str) -> bool {
+    let base = prefix(pod);
+    claim.starts_with(base.get(..LONGEST_BASE).unwrap_or(&base))
+}
+
+/// What the API makes the claim's name of.
+fn prefix(pod: &str) -> String {
     format!("{pod}-extended-resources-")
 }
 
@@ -197,6 +207,34 @@ mod tests {
             "middle: container-1-request-1".into(),
         ];
         assert_eq!(mappings, expected);
+    }
+
+    #[test]
+    fn a_claim_is_its_own_pods() {
+        let claim = |namespace: &str, owner: &str, mark: &str| -> ResourceClaim {
+            let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": owner, "uid": "u", "controller": true});
+            let metadata = json!({"name": "p-extended-resources-x", "namespace": namespace, "ownerReferences": [owner],
+                "annotations": {ANNOTATION: mark}});
+            serde_json::from_value(json!({"metadata": metadata, "spec": {}})).unwrap()
+        };
+        let pod = ObjectKey::new("n", "p");
+        assert!(is_of(&claim("n", "p", "true"), &pod, "u"));
+        for (claim, uid) in [
+            (claim("other", "p", "true"), "u"),
+            (claim("n", "q", "true"), "u"),
+            (claim("n", "p", "false"), "u"),
+            (claim("n", "p", "true"), "v"),
+        ] {
+            assert!(!is_of(&claim, &pod, uid), "{:?}", claim.metadata);
+        }
+    }
+
+    #[test]
+    fn names_are_cut_as_the_api_cuts_them() {
+        let long = "a-deployment-with-a-name-of-some-length-7d9c5b8f4-abcde";
+        assert!(is_name_for("p-extended-resources-x2c4d", "p"));
+        assert!(is_name_for(&format!("{}bcdfg", &prefix(long)[..58]), long));
+        assert!(!is_name_for("q-extended-resources-x2c4d", "p"));
     }
 
     #[test]

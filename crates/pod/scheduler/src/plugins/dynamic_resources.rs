@@ -102,7 +102,7 @@ impl Plugin for DynamicResources {
                 let uses = |claim: &ResourceClaim| claim.namespace() == namespace && claim.name() == name;
                 let claims = claims(&pod.pod, &world.devices());
                 // One that was made for its extended resources has gone.
-                name.starts_with(&extended::prefix(&pod.key.name))
+                extended::is_name_for(name, &pod.key.name)
                     || claims.is_ok_and(|claims| claims.iter().any(|claim| uses(claim)))
             }
             _ => false,
@@ -163,7 +163,7 @@ pub fn to_free(
         return None;
     }
     if let Some(stale) = ledger
-        .extended_of(pod.uid())
+        .extended_of(&pod.key, pod.uid())
         .filter(|_| !classes(pod, &ledger).is_empty())
     {
         return Some(stale);
@@ -374,7 +374,7 @@ impl Claims {
     fn of(pod: &PodInfo, ledger: &Arc<Ledger>, plugin: &DynamicResources) -> Result<Claims, Reject> {
         let all = claims(&pod.pod, ledger).map_err(Reject::for_good)?;
         let extended = classes(pod, ledger);
-        if !extended.is_empty() && ledger.extended_of(pod.uid()).is_some() {
+        if !extended.is_empty() && ledger.extended_of(&pod.key, pod.uid()).is_some() {
             // Of an earlier try: it goes ([`to_free`]), and then there is another.
             return Err(Reject::for_good("cannot schedule extended resource claim"));
         }

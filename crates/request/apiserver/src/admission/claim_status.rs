@@ -130,7 +130,8 @@ fn node_of(claim: &Object) -> Option<&str> {
 
 /// Those of whose devices something else is told.
 fn drivers<'a>(new: &'a Object, old: &'a Object) -> BTreeSet<&'a str> {
-    let (mut before, mut changed) = (told(old), BTreeSet::new());
+    let (mut before, mut changed) = (told(old).collect::<BTreeMap<_, _>>(), BTreeSet::new());
+    // One that is told of twice has changed, whatever stands last.
     for (key, device) in told(new) {
         if !same(Some(device), before.remove(&key)) {
             changed.insert(key[0]);
@@ -140,9 +141,9 @@ fn drivers<'a>(new: &'a Object, old: &'a Object) -> BTreeSet<&'a str> {
     changed
 }
 
-fn told(claim: &Object) -> BTreeMap<[&str; 4], &Value> {
+fn told(claim: &Object) -> impl Iterator<Item = ([&str; 4], &Value)> {
     let list = claim.at(&["status", "devices"]).and_then(Value::as_array);
-    list.into_iter().flatten().map(|device| (id(device), device)).collect()
+    list.into_iter().flatten().map(|device| (id(device), device))
 }
 
 fn id(device: &Value) -> [&str; 4] {
@@ -170,6 +171,13 @@ mod tests {
         ]));
         assert!(drivers(&new, &old).into_iter().eq(["b", "c", "d"]));
         assert!(drivers(&old, &old).is_empty());
+        let twice = claim(value!([
+            (device("a", "1", 9)),
+            (device("a", "1", 1)),
+            (device("b", "1", 1)),
+            (device("c", "1", 1))
+        ]));
+        assert!(drivers(&twice, &old).into_iter().eq(["a"]));
     }
 
     #[test]

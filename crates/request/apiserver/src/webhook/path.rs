@@ -1,6 +1,7 @@
 //! Paths of webhooks as kube-apiserver asks for them: what `clientConfig` says is decoded, cleaned as `path.Join` does, and written anew.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use http::Uri;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
 /// What Go leaves as it is in a path.
 const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC
@@ -20,16 +21,17 @@ const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC
 
 /// One slash where there are several, none at the end, and no `.` or `..`: a server that has `/hook` is reached as `//hook/`, too.
 pub fn cleaned(path: &str) -> String {
-    let decoded = percent_decode_str(path).decode_utf8_lossy();
-    let mut parts = Vec::new();
-    for part in decoded.split('/') {
+    // Bytes, which need not be text.
+    let decoded: Vec<u8> = percent_decode_str(path).collect();
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in decoded.split(|byte| *byte == b'/') {
         match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
+            b"" | b"." => {}
+            b".." => drop(parts.pop()),
             part => parts.push(part),
         }
     }
-    format!("/{}", utf8_percent_encode(&parts.join("/"), IN_PATHS))
+    format!("/{}", percent_encode(&parts.join(&b'/'), IN_PATHS))
 }
 
 /// A URL without query, with its path so.
@@ -42,10 +44,30 @@ pub fn cleaned_url(url: &str) -> String {
     }
 }
 
-/// Where an answer leads to within the same origin (`https://host:port`): a path, as the next request has it.
-pub fn within<'a>(origin: &str, location: &'a str) -> Option<&'a str> {
-    let path = location.strip_prefix(origin).unwrap_or(location);
-    (path.starts_with('/') && !path.starts_with("//")).then_some(path)
+/// Where an answer leads to within the same origin (`https://host:port`): a path, as the next request has it. Servers that say all of an
+/// address leave a scheme's own port out.
+pub fn within(origin: &str, location: &str) -> Option<String> {
+    let path = match location.starts_with('/') {
+        true => location.to_string(),
+        false => {
+            let (here, there): (Uri, Uri) = (origin.parse().ok()?, location.parse().ok()?);
+            let path = there.path_and_query()?;
+            (place(&here)? == place(&there)?).then(|| path.to_string())?
+        }
+    };
+    (!path.starts_with("//")).then_some(path)
+}
+
+/// Scheme, host and port; `None` where more is said than these, or what is no port.
+fn place(uri: &Uri) -> Option<(&str, String, u16)> {
+    let (scheme, authority) = (uri.scheme_str()?, uri.authority()?);
+    let port = match authority.port_u16() {
+        Some(port) => port,
+        None if authority.as_str() != authority.host() => return None,
+        None if scheme == "http" => 80,
+        None => 443,
+    };
+    (!authority.as_str().contains('@')).then(|| (scheme, authority.host().to_ascii_lowercase(), port))
 }
 
 #[cfg(test)]
@@ -71,6 +93,7 @@ mod tests {
             ("/ü", "/%C3%BC"),
             ("/a;b=c", "/a;b=c"),
             ("/a+b", "/a+b"),
+            ("/%ff/b", "/%FF/b"),
         ] {
             assert_eq!(cleaned(said), asked, "{said}");
             let url = format!("https://h:1/{}", said.trim_start_matches('/'));
@@ -95,7 +118,19 @@ mod tests {
             ("a", None),
             ("", None),
         ] {
-            assert_eq!(within(here, location), path, "{location}");
+            assert_eq!(within(here, location).as_deref(), path, "{location}");
+        }
+        let here = "https://hook.shop.svc:443";
+        for (location, path) in [
+            ("https://hook.shop.svc/a/", Some("/a/")),
+            ("HTTPS://Hook.shop.svc:443/a?b=c#d", Some("/a?b=c")),
+            ("https://hook.shop.svc", Some("/")),
+            ("https://hook.shop.svc:8443/a", None),
+            ("https://hook.shop.svc:99999/a", None),
+            ("https://user@hook.shop.svc/a", None),
+            ("http://hook.shop.svc/a", None),
+        ] {
+            assert_eq!(within(here, location).as_deref(), path, "{location}");
         }
     }
 }

@@ -9,6 +9,10 @@ use keelson_registry::resources::pod_resources::{Amounts, amounts, total};
 
 const CLASS_SUFFIX: &str = ".storageclass.storage.k8s.io/";
 const DEVICE_SUFFIX: &str = ".deviceclass.resource.k8s.io/devices";
+/// Who asks for all devices that there are gets so many at most.
+const MOST_DEVICES: i64 = 32;
+/// What every class of devices can be asked for by, as an extended resource.
+const IMPLICIT: &str = "deviceclass.resource.kubernetes.io/";
 
 fn count(n: usize) -> Quantity {
     Quantity::new(i64::try_from(n).unwrap_or(i64::MAX), Format::DecimalSi)
@@ -75,7 +79,7 @@ pub fn measures(r: &GroupVersionResource, name: &str) -> bool {
             );
             let extended = name
                 .strip_prefix("requests.")
-                .is_some_and(|n| n.contains('/') && !n.contains("kubernetes.io/"));
+                .is_some_and(|n| n.contains('/') && (!n.contains("kubernetes.io/") || n.starts_with(IMPLICIT)));
             own || extended || name.starts_with("hugepages-") || name.starts_with("requests.hugepages-")
         }
         ("", "services") => matches!(name, "services" | "services.nodeports" | "services.loadbalancers"),
@@ -229,17 +233,28 @@ fn claim(o: &Object, out: &mut Amounts) {
     }
 }
 
+/// Devices that a claim may get of each class: of alternatives the worst.
 fn devices(o: &Object, out: &mut Amounts) {
     let requests = o.at(&["spec", "devices", "requests"]).and_then(Value::as_array);
     for request in requests.into_iter().flatten() {
         let exact = request.get("exactly").unwrap_or(request);
-        let Some(class) = exact.get("deviceClassName").and_then(Value::as_str) else {
-            continue;
-        };
-        let n = exact.get("count").and_then(Value::as_i64).unwrap_or(1);
-        let key = Str::from(format!("{class}{DEVICE_SUFFIX}"));
-        let q = Quantity::new(n, Format::DecimalSi);
-        out.entry(key).and_modify(|sum| sum.add(q)).or_insert(q);
+        let ways = request.get("firstAvailable").and_then(Value::as_array);
+        let mut most = Amounts::new();
+        for way in std::iter::once(exact).chain(ways.into_iter().flatten()) {
+            let Some(class) = way.get("deviceClassName").and_then(Value::as_str) else {
+                continue;
+            };
+            let n = match way.get("allocationMode").and_then(Value::as_str) {
+                Some("All") => MOST_DEVICES,
+                _ => way.get("count").and_then(Value::as_i64).unwrap_or(1),
+            };
+            let key = Str::from(format!("{class}{DEVICE_SUFFIX}"));
+            let q = Quantity::new(n, Format::DecimalSi);
+            most.entry(key).and_modify(|m| *m = (*m).max(q)).or_insert(q);
+        }
+        for (key, q) in most {
+            out.entry(key).and_modify(|sum| sum.add(q)).or_insert(q);
+        }
     }
 }
 
@@ -262,7 +277,25 @@ mod tests {
         assert_eq!(shown("limits.memory").as_deref(), Some("1Gi"));
         assert_eq!(shown("count/pods").as_deref(), Some("1"));
         assert!(measures(&pods, "requests.example.com/dongle") && !measures(&pods, "services"));
+        assert!(measures(&pods, "requests.deviceclass.resource.kubernetes.io/gpu"));
+        assert!(!measures(&pods, "requests.kubernetes.io/gpu"));
         let missing = required(&pods, &[&"limits.cpu".into(), &"requests.memory".into()], &o).unwrap_err();
         assert_eq!(missing, "must specify limits.cpu for: a; requests.memory for: a");
+    }
+
+    #[test]
+    fn a_claim_counts_for_the_worst_of_its_alternatives() {
+        let claims = GroupVersionResource::new("resource.k8s.io", "v1", "resourceclaims");
+        let way = |class: &str, n: i64| value!({"name": "w", "deviceClassName": class, "allocationMode": "ExactCount", "count": n});
+        let all = value!({"name": "w", "deviceClassName": "nic", "allocationMode": "All"});
+        let ways = value!([(way("gpu", 4)), (way("gpu", 3)), (all)]);
+        let requests = value!([{"name": "a", "exactly": (way("gpu", 2))}, {"name": "b", "firstAvailable": ways}]);
+        let o = Object::try_from(value!({"spec": {"devices": {"requests": requests}}})).unwrap();
+        let usage = of(&claims, &o);
+        let shown = |class: &str| usage.get(&*format!("{class}{DEVICE_SUFFIX}")).map(ToString::to_string);
+        assert_eq!(
+            (shown("gpu").as_deref(), shown("nic").as_deref()),
+            (Some("6"), Some("32"))
+        );
     }
 }

@@ -551,3 +551,20 @@ fn init_containers_are_resized_in_what_they_use() {
         ["spec.initContainers[0]: Forbidden: only cpu and memory resources for init or sidecar containers are mutable"]
     );
 }
+
+#[test]
+fn an_address_of_an_old_form_stays_where_it_was() {
+    let cx = request("", "Service");
+    let with = |ip: &str| {
+        let status = value!({"loadBalancer": {"ingress": [{"ip": ip}]}});
+        let service = value!({"metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}]}, "status": status});
+        read(&cx, service)
+    };
+    let told = |new: &str, old: &str| shown(super::status(&cx, &with(new), &with(old)));
+    assert_eq!(told("010.0.0.1", "010.0.0.1"), [""; 0]);
+    assert_eq!(
+        told("010.0.0.1", "10.0.0.1"),
+        ["status.loadBalancer.ingress[0].ip: Invalid value: \"010.0.0.1\": must not have leading 0s"]
+    );
+    assert_eq!(told("010.0.0.x", "010.0.0.x").len(), 1);
+}

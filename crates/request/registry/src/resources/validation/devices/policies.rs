@@ -109,7 +109,9 @@ fn valid_range(e: &mut Errs, range: &Map, default: Quantity, most: Quantity) {
     // Amounts with fractions are counted in thousandths, others as they are.
     let has_fractions = all.clone().any(|(_, value)| !value.is_whole());
     if has_fractions {
-        let odd: Vec<_> = all.clone().filter(|(_, value)| !value.is_whole_milli()).collect();
+        // A capped one isn't what was asked for, either.
+        let is_odd = |value: Quantity| Quantity::from_milli(value.milli_value(), value.format()) != value;
+        let odd: Vec<_> = all.clone().filter(|(_, value)| is_odd(*value)).collect();
         if !odd.is_empty() {
             return odd
                 .into_iter()
@@ -249,6 +251,11 @@ mod tests {
                 "1u",
                 value!({"min": "0"}),
                 "validRange.default: Invalid value: \"1u\": value cannot be represented as a milli value",
+            ),
+            (
+                "9223372036854776500m",
+                value!({"min": "0"}),
+                "validRange.default: Invalid value: \"9223372036854776500m\": value cannot be represented as a milli value",
             ),
         ] {
             assert_eq!(range(default, of), [format!("requestPolicy.{why}")], "{default}");

@@ -6,7 +6,7 @@ use super::super::scheduling::node_selector;
 use super::super::storage::driver_name;
 use super::names::{pool_name, qualified_name};
 use super::{at_most, named, policies, taint, unique};
-use keelson_api::{Map, Value};
+use keelson_api::{Map, Object, Value};
 use keelson_machinery::names::{dns1123_label, dns1123_subdomain, label_key};
 use regex::Regex;
 use std::collections::BTreeSet;
@@ -29,6 +29,7 @@ const VALUES: [&str; 8] = [
 
 pub const SLICE: Rules = Rules {
     object: |_, o, e| e.child(o, "spec", slice),
+    create: |_, o, e| capacities(o, None, e),
     update: |_, new, old, e| {
         for path in [
             &["spec", "pool", "name"][..],
@@ -37,6 +38,7 @@ pub const SLICE: Rules = Rules {
         ] {
             e.immutable(new.at(path), old.at(path), &path.join("."));
         }
+        capacities(new, Some(old), e);
     },
     ..Rules::SUBDOMAIN
 };
@@ -146,6 +148,34 @@ fn one_place(e: &mut Errs, places: &[&str], why: &str, many: &str) {
     }
 }
 
+/// Policies of capacities. Those of a device that is as it was aren't judged again: what was taken before there were rules stays.
+fn capacities(new: &Object, old: Option<&Object>, e: &mut Errs) {
+    if devices(new).len() > MOST_DEVICES {
+        return;
+    }
+    e.child(new, "spec", |e, spec| {
+        e.each(spec, "devices", |e, _, d| {
+            let mut known = old.into_iter().flat_map(devices);
+            let was = known.find(|was| was.get("name") == d.get("name"));
+            let is_same = |key: &str| was.is_some_and(|was| was.get(key) == d.get(key));
+            if is_same("capacity") && is_same("allowMultipleAllocations") {
+                return;
+            }
+            let is_shared = is_true(d, "allowMultipleAllocations");
+            for (key, value) in d.obj("capacity").into_iter().flatten() {
+                if let Some(value) = value.as_object() {
+                    e.within(&format!("capacity[{key}]"), |e| policies::capacity(e, value, is_shared));
+                }
+            }
+        });
+    });
+}
+
+fn devices(slice: &Object) -> &[Value] {
+    let list = slice.at(&["spec", "devices"]).and_then(Value::as_array);
+    list.map(Vec::as_slice).unwrap_or_default()
+}
+
 fn device(e: &mut Errs, d: &Map, each_has_a_place: bool) {
     e.format("name", s(d, "name"), dns1123_label);
     let members = |key: &str| d.obj(key).map_or(0, Map::len);
@@ -160,12 +190,8 @@ fn device(e: &mut Errs, d: &Map, each_has_a_place: bool) {
             e.within(&format!("attributes[{key}]"), |e| attribute(e, value));
         }
     }
-    for (key, value) in d.obj("capacity").into_iter().flatten() {
+    for (key, _) in d.obj("capacity").into_iter().flatten() {
         qualified_name(e, "capacity", key);
-        if let Some(value) = value.as_object() {
-            let is_shared = is_true(d, "allowMultipleAllocations");
-            e.within(&format!("capacity[{key}]"), |e| policies::capacity(e, value, is_shared));
-        }
     }
     if at_most(e, d, "taints", MOST_TAINTS) {
         e.each(d, "taints", |e, _, t| taint(e, t));

@@ -1,7 +1,7 @@
 //! What kube-apiserver 1.37.2 said of these objects.
 
 use crate::resources::validation::check::Errs;
-use crate::resources::validation::tests::create;
+use crate::resources::validation::tests::{create, request};
 use keelson_api::{Object, Value, value};
 
 fn refused(kind: &str, spec: Value) -> Vec<String> {
@@ -125,4 +125,22 @@ fn long_lists_take_no_longer_than_they_are_long() {
     let has = |text: &str| e.list.iter().filter(|cause| cause.message.contains(text)).count();
     assert_eq!(has("must not overlap"), 20_000);
     assert_eq!(has("must be an allocated device"), 19_999);
+}
+
+#[test]
+fn policies_that_were_taken_once_stay() {
+    let slice = |most: &str| {
+        let policy = value!({"default": "3", "validValues": ["1"]});
+        let capacity = value!({"m": {"value": most, "requestPolicy": policy}});
+        let device = value!({"name": "a", "allowMultipleAllocations": true, "capacity": capacity});
+        let spec = value!({"driver": "d", "nodeName": "n", "devices": [device]});
+        Object::try_from(value!({"metadata": {"name": "s"}, "spec": spec})).unwrap()
+    };
+    let told = |new: &Object, old: &Object| {
+        let mut e = Errs::default();
+        (super::slices::SLICE.update)(&request("resource.k8s.io", "ResourceSlice"), new, old, &mut e);
+        e.list.len()
+    };
+    let (old, other) = (slice("10"), slice("11"));
+    assert_eq!((told(&old, &old), told(&other, &old)), (0, 1));
 }
