@@ -76,12 +76,12 @@ pids() { for c in $(k -n web get pods -l app=web -o jsonpath='{range .items[*]}{
 # The server in a pod forks for each request: those count for nothing.
 procs() { for p in $(pgrep -f 'httpd -f -v -p 8080'); do up=$(awk '/^PPid:/{print $2}' /proc/$p/status 2>/dev/null) || continue; grep -aqs 'httpd' /proc/$up/cmdline || echo $p; done | sort | tr '\n' ' '; }
 before=$(pids); procs_before=$(procs)
-( n=0; bad=0; while [ ! -e $STATE/storm.stop ] && [ $n -lt 3000 ]; do n=$((n+1)); inns curl -s -m 2 -o /dev/null http://$IP/ || bad=$((bad+1)); done; echo "$n $bad" >$STATE/storm ) & STORM=$!
+( n=0; bad=0; while [ ! -e $STATE/storm.stop ] && [ $n -lt 3000 ]; do n=$((n+1)); inns curl -sS -m 2 -o /dev/null -w '%{time_connect} %{time_total}\n' http://$IP/ >$STATE/storm.last 2>&1 || { bad=$((bad+1)); date +%T.%N; cat $STATE/storm.last; } >>$STATE/storm.err; done; echo "$n $bad" >$STATE/storm ) & STORM=$!
 sleep 1; kill -9 "$(cat $STATE/server.pid)"; sleep 2
 conformance/cluster.sh start
 sleep 2; touch $STATE/storm.stop; wait $STORM; read -r n bad <$STATE/storm; rm -f $STATE/storm.stop
 [ "$n" -gt 50 ] || fail "the load made only $n requests"
-[ "$bad" = 0 ] && ok "$n requests, none failed" || fail "$bad of $n requests failed"
+[ "$bad" = 0 ] && ok "$n requests, none failed" || { cat $STATE/storm.err; fail "$bad of $n requests failed"; }
 [ "$procs_before" = "$(procs)" ] && ok "the pods' processes are the same" || fail "processes changed: $procs_before / $(procs)"
 [ "$before" = "$(pids)" ] && ok "containers and restart counts are the same" || fail "containers changed: $before / $(pids)"
 k -n web scale deployment/web --replicas=4 >/dev/null; k -n web rollout status deployment/web --timeout=60s >/dev/null && ok "work goes on after the restart" || fail "work goes on after the restart"

@@ -284,7 +284,7 @@ mod tests {
             }
             let text = std::fs::read_to_string(&place).unwrap();
             for plugin in text.split("\nimpl Plugin for ").skip(1) {
-                let body = plugin.split("\n}\n").next().unwrap();
+                let body = &format!("{}\n", plugin.split("\n}\n").next().unwrap());
                 if body.contains("self.plugin.phases()") {
                     continue;
                 }

@@ -355,7 +355,7 @@ mod tests {
         assert!(
             said("whitelist: [{key: a, tolerationSeconds: 3}]").contains("whitelist[0].effect: Invalid value: \"\"")
         );
-        assert!(said("whitelist: [{key: a, effect: No}]").contains("Unsupported value: \"No\""));
+        assert!(said("whitelist: [{key: a, effect: Nowhere}]").contains("Unsupported value: \"Nowhere\""));
         assert!(said("whitelist: [{kee: a, operator: Exists}]").contains("unknown field"));
         assert!(said("default: [{key: 3, operator: Exists}]").contains("the field key into a string"));
         assert!(said("default: [3]").contains("object"));
