@@ -81,7 +81,7 @@ sleep 1; kill -9 "$(cat $STATE/server.pid)"; sleep 2
 conformance/cluster.sh start
 sleep 2; touch $STATE/storm.stop; wait $STORM; read -r n bad <$STATE/storm; rm -f $STATE/storm.stop
 [ "$n" -gt 50 ] || fail "the load made only $n requests"
-[ "$bad" = 0 ] && ok "$n requests, none failed" || { cat $STATE/storm.err; fail "$bad of $n requests failed"; }
+[ "$bad" = 0 ] && ok "$n requests, none failed" || { cat $STATE/storm.err; k -n web get pods,endpointslices,events -o wide; fail "$bad of $n requests failed"; }
 [ "$procs_before" = "$(procs)" ] && ok "the pods' processes are the same" || fail "processes changed: $procs_before / $(procs)"
 [ "$before" = "$(pids)" ] && ok "containers and restart counts are the same" || fail "containers changed: $before / $(pids)"
 k -n web scale deployment/web --replicas=4 >/dev/null; k -n web rollout status deployment/web --timeout=60s >/dev/null && ok "work goes on after the restart" || fail "work goes on after the restart"
