@@ -69,7 +69,7 @@ impl Bridge {
         link::up(&handle, index).await?;
         driver.abort();
         sysctl::switch_forwarding_on(state_dir, Family::Ip)?;
-        nft::apply(Family::Ip, &self.name, &self.masquerade()).context("the machines' way to the world")
+        nft::exchange(Family::Ip, &self.name, &self.masquerade()).context("the machines' way to the world")
     }
 
     fn masquerade(&self) -> Vec<Op> {

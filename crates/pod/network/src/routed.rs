@@ -152,7 +152,7 @@ impl Routed {
             ops.extend(guard::initial(family));
             let of_family = reserved.iter().filter(|(ip, _)| Family::of(*ip) == family);
             ops.extend(of_family.map(|(ip, sandbox)| guard::admit(&link_name(sandbox), *ip)));
-            keelson_sys::nft::apply(family, ports::TABLE, &ops)
+            keelson_sys::nft::exchange(family, ports::TABLE, &ops)
                 .context("the kernel refused the nftables table for host ports (is nf_tables available?)")?;
         }
         Ok(())

@@ -110,7 +110,7 @@ pub async fn run(
             };
             (planner.family(), ops)
         };
-        let retry = match apply(planners.iter_mut().map(take).collect()).await {
+        let retry = match apply(planners.iter_mut().map(take).collect(), whole).await {
             Ok(0) => false,
             Ok(operations) => {
                 let policies = planners.iter().map(Planner::policies).max();
@@ -272,12 +272,15 @@ fn pod_facts(
 }
 
 /// Each family's operations in one batch; all are tried.
-async fn apply(batches: Vec<(Family, Vec<Op>)>) -> anyhow::Result<usize> {
+async fn apply(batches: Vec<(Family, Vec<Op>)>, whole: bool) -> anyhow::Result<usize> {
     let work = move || {
         let (mut count, mut refused) = (0, Ok(()));
         for (family, ops) in &batches {
             count += ops.len();
-            refused = refused.and(nft::apply(*family, TABLE, ops));
+            refused = refused.and(match whole {
+                true => nft::exchange(*family, TABLE, ops),
+                false => nft::apply(*family, TABLE, ops),
+            });
         }
         refused.map(|()| count)
     };

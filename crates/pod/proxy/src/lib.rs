@@ -170,7 +170,11 @@ struct Batch {
 
 /// Each family's operations in one batch; all are tried.
 async fn apply(batches: Vec<Batch>, told: Arc<Told>) -> anyhow::Result<usize> {
-    let work = move || write(&batches, &told, |batch| nft::apply(batch.family, TABLE, &batch.ops));
+    let one = |batch: &Batch| match batch.whole {
+        true => nft::exchange(batch.family, TABLE, &batch.ops),
+        false => nft::apply(batch.family, TABLE, &batch.ops),
+    };
+    let work = move || write(&batches, &told, one);
     Ok(tokio::task::spawn_blocking(work)
         .await
         .context("the rule writer died")??)

@@ -43,11 +43,15 @@ impl Limits {
     /// What the files are to have for so many CPUs.
     fn wanted(&self, cpus: u64) -> Vec<Wanted> {
         let mut all = Vec::new();
-        let some = |n: Option<u32>| n.filter(|n| *n > 0);
-        if let Some(per_core) = some(self.max_per_core) {
-            let floor = u64::from(some(self.min).unwrap_or(0));
-            let scaled = u64::from(per_core) * cpus;
-            let max = if scaled > MOST { MOST } else { scaled.max(floor) };
+        let least = u64::from(self.min.unwrap_or(0));
+        let scaled = u64::from(self.max_per_core.unwrap_or(0)) * cpus;
+        let max = match self.max_per_core {
+            // As it is, whatever the least is.
+            Some(0) => 0,
+            _ if scaled > MOST => MOST,
+            _ => scaled.max(least),
+        };
+        if max > 0 {
             all.push(Wanted::at_least(format!("{SETTINGS}max"), max));
             all.push(Wanted::at_least(HASHES.into(), max / 4));
         }
@@ -139,17 +143,19 @@ struct Note {
 }
 
 impl Note {
-    fn read(files: &dyn Files, note: &Path) -> Note {
-        let boot = files.read(Path::new(BOOT)).unwrap_or_default().trim().to_owned();
-        let known = files
-            .read(note)
-            .ok()
-            .and_then(|text| serde_json::from_str::<Note>(&text).ok());
+    fn read(files: &dyn Files, note: &Path) -> io::Result<Note> {
+        let boot = files.read(Path::new(BOOT))?.trim().to_owned();
+        let known = match files.read(note) {
+            // Only a machine that stopped without warning leaves less than the whole.
+            Ok(text) => serde_json::from_str::<Note>(&text).ok(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(e),
+        };
         // A start of the machine has put everything back.
-        known.filter(|n| n.boot == boot).unwrap_or(Note {
+        Ok(known.filter(|n| n.boot == boot).unwrap_or(Note {
             boot,
             ..Note::default()
-        })
+        }))
     }
 
     fn give(&mut self, files: &dyn Files, note: &Path, path: &Path, value: u64) -> io::Result<()> {
@@ -171,7 +177,7 @@ pub fn apply(limits: &Limits, files: &dyn Files, note: Option<&Path>) -> Vec<Str
                 return files.write(path, &wanted.value.to_string());
             };
             // Noted before it is so.
-            let mut note = Note::read(files, at);
+            let mut note = Note::read(files, at)?;
             note.had.entry(path.to_owned()).or_insert(now);
             note.give(files, at, path, wanted.value)?;
             files.write(path, &wanted.value.to_string())?;
@@ -194,12 +200,17 @@ pub fn restore(files: &dyn Files, note: &Path) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         read => drop(read?),
     }
-    let known = Note::read(files, note);
+    let known = Note::read(files, note)?;
     let mut done = Ok(());
     for (path, had) in &known.had {
-        if number(files, path).ok().as_ref() == known.given.get(path) {
-            done = done.and(files.write(path, &had.to_string()));
-        }
+        let put_back = match number(files, path) {
+            Ok(now) if known.given.get(path) == Some(&now) => files.write(path, &had.to_string()),
+            Ok(_) => Ok(()),
+            // The module is gone, and its settings with it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+        };
+        done = done.and(put_back);
     }
     done?;
     files.remove(note)
@@ -312,6 +323,13 @@ mod tests {
         assert_eq!(max(32 << 10, 128 << 10, 5), Some(160 << 10));
         assert_eq!(max(32 << 10, 128 << 10, 64), Some(MOST));
         assert_eq!(max(0, 128 << 10, 2), None);
+        let alone = Limits {
+            min: Some(128 << 10),
+            ..Limits::default()
+        };
+        let values: Vec<u64> = alone.wanted(2).iter().map(|w| w.value).collect();
+        assert_eq!(values, [128 << 10, 32 << 10], "the least that is said alone");
+        assert!(Limits::default().wanted(2).is_empty());
     }
 
     #[test]
@@ -368,6 +386,11 @@ mod tests {
         assert_eq!(files.of("tcp_timeout_close_wait"), "60");
         assert!(files.read(note).is_ok(), "there is more to do");
         *files.refused.borrow_mut() = None;
+        // What can't be read isn't what somebody else has changed.
+        let max = PathBuf::from(format!("{SETTINGS}max"));
+        files.write(&max, "").unwrap();
+        assert!(restore(&files, note).is_err() && files.read(note).is_ok());
+        files.write(&max, "163840").unwrap();
         restore(&files, note).unwrap();
         assert_eq!(files.of("max"), "65536");
         assert!(files.read(note).is_err());

@@ -10,13 +10,18 @@ use keelson_proxy::plan::Planner;
 use keelson_sys::nft::{self, Family};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth};
 use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use support::{Namespace, block_on};
 
 #[path = "../../network/tests/support/mod.rs"]
 #[allow(dead_code)]
 mod support;
+
+/// Connections of one test.
+const MOST: usize = 20_000;
 
 /// Who is where, in one family.
 #[derive(Clone, Copy)]
@@ -272,5 +277,44 @@ fn every_connection_finds_an_endpoint_as_they_come_and_go() {
         // By IPv6 the first refusal comes while the socket is still busy: the second one counts, a second later.
         let refused = w.client.ask(at).unwrap_err();
         assert!(!refused.contains("timed out"), "refused, not dropped: {refused}");
+    });
+}
+
+/// As at a start, which writes all rules anew while connections are made.
+#[test]
+fn a_table_that_is_exchanged_refuses_nobody() {
+    world("exchange", |w| {
+        w.pods[0].0.run(|| {
+            let listener = TcpListener::bind(("::", 81)).unwrap();
+            std::thread::spawn(move || listener.incoming().take(MOST).for_each(drop));
+        });
+        let mut service = w.balanced(&[]);
+        service.endpoints.insert((w.pods[0].1, 81));
+        w.serve(vec![service]);
+        let at = (ip(w.at.cluster_ip), 8000).into();
+        let over = Arc::new(AtomicBool::new(false));
+        let (stop, planner, family) = (over.clone(), w.planner.clone(), Family::of(ip(w.at.node)));
+        let (asked, failed) = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                w.client.run(move || {
+                    let (mut asked, mut failed) = (0, Vec::new());
+                    while asked < MOST && !stop.load(Ordering::Relaxed) {
+                        asked += 1;
+                        failed.extend(TcpStream::connect_timeout(&at, Duration::from_secs(3)).err());
+                    }
+                    (asked, failed)
+                })
+            });
+            w.node.run(move || {
+                for _ in 0..100 {
+                    let table = planner.lock().unwrap().take_whole();
+                    nft::exchange(family, keelson_proxy::TABLE, &table).unwrap();
+                }
+            });
+            over.store(true, Ordering::Relaxed);
+            asking.join().unwrap()
+        });
+        assert!(asked > 100, "{asked}");
+        assert!(failed.is_empty(), "{} of {asked}: {failed:?}", failed.len());
     });
 }

@@ -235,7 +235,12 @@ fn follow(table: &mut Ruleset, ops: &[Op]) {
             Op::DeleteElement { set, element } => {
                 assert!(table.sets.get_mut(&set).unwrap().elements.remove(&element), "{op}");
             }
-            Op::InsertRule { .. } | Op::DeleteRule { .. } | Op::AddCounter { .. } | Op::DeleteCounter { .. } => {
+            Op::FlushRules
+            | Op::FlushSet { .. }
+            | Op::InsertRule { .. }
+            | Op::DeleteRule { .. }
+            | Op::AddCounter { .. }
+            | Op::DeleteCounter { .. } => {
                 panic!("{op}")
             }
         }

@@ -143,7 +143,7 @@ fn encode(buf: &mut Buf, family: Family, table: &str, ops: &[Op], seq: u32, ack:
         Op::AddTable => (msg::NEW_TABLE, NLM_F_CREATE),
         Op::DeleteTable => (msg::DEL_TABLE, 0),
         Op::AddChain { .. } => (msg::NEW_CHAIN, NLM_F_CREATE),
-        Op::FlushChain { .. } => (msg::DEL_RULE, 0),
+        Op::FlushRules | Op::FlushChain { .. } => (msg::DEL_RULE, 0),
         Op::DeleteChain { .. } => (msg::DEL_CHAIN, 0),
         Op::AddRule { .. } => (msg::NEW_RULE, NLM_F_CREATE | NLM_F_APPEND),
         Op::InsertRule { .. } => (msg::NEW_RULE, NLM_F_CREATE),
@@ -151,7 +151,7 @@ fn encode(buf: &mut Buf, family: Family, table: &str, ops: &[Op], seq: u32, ack:
         Op::AddSet(_) => (msg::NEW_SET, NLM_F_CREATE),
         Op::DeleteSet { .. } => (msg::DEL_SET, 0),
         Op::AddElement { .. } => (msg::NEW_ELEMENT, NLM_F_CREATE),
-        Op::DeleteElement { .. } => (msg::DEL_ELEMENT, 0),
+        Op::FlushSet { .. } | Op::DeleteElement { .. } => (msg::DEL_ELEMENT, 0),
         Op::AddCounter { .. } => (msg::NEW_OBJECT, NLM_F_CREATE),
         Op::DeleteCounter { .. } => (msg::DEL_OBJECT, 0),
     };
@@ -160,7 +160,7 @@ fn encode(buf: &mut Buf, family: Family, table: &str, ops: &[Op], seq: u32, ack:
         b.text(1, table);
         match op {
             Op::AddTable => b.be32(2, 0),
-            Op::DeleteTable => {}
+            Op::DeleteTable | Op::FlushRules => {}
             Op::AddChain { name, base } => chain(b, name, base.as_ref()),
             Op::DeleteChain { name } => b.text(3, name),
             Op::FlushChain { name } => b.text(2, name),
@@ -178,7 +178,7 @@ fn encode(buf: &mut Buf, family: Family, table: &str, ops: &[Op], seq: u32, ack:
                 b.be64(3, *handle);
             }
             Op::AddSet(set) => define_set(b, set, seq),
-            Op::DeleteSet { name } => b.text(2, name),
+            Op::FlushSet { name } | Op::DeleteSet { name } => b.text(2, name),
             Op::AddCounter { name } => observe::counter_object(b, name, true),
             Op::DeleteCounter { name } => observe::counter_object(b, name, false),
             Op::AddElement { set, .. } | Op::DeleteElement { set, .. } => {

@@ -2,12 +2,14 @@
 //!
 //! [`Op`] is the vocabulary: tables, chains, sets, maps, elements, rules made of [`Expr`]. Their `Display` is close to
 //! the `nft` program's language, so that rule sets can be golden-tested and read. [`apply`] sends a batch and reports
-//! the operation that the kernel refused (of elements that were sent together, the last). A [`Ruleset`] is a whole table as data, [`between`] leads from one to the
-//! next, a [`Table`] also remembers what changed since it was last applied. [`Monitor`] tells when another program
-//! changed a table. Nothing here knows what the rules are for.
+//! the operation that the kernel refused (of elements that were sent together, the last). A [`Ruleset`] is a whole table
+//! as data, [`between`] leads from one to the next, a [`Table`] also remembers what changed since it was last applied.
+//! [`exchange`] writes a whole table over one that packets pass. [`Monitor`] tells when another program changed a table.
+//! Nothing here knows what the rules are for.
 
 mod delta;
 mod encode;
+mod exchange;
 mod expr;
 mod monitor;
 pub mod names;
@@ -18,6 +20,7 @@ mod show;
 mod socket;
 
 pub use delta::{between, replace};
+pub use exchange::exchange;
 pub use expr::{Cmp, Expr, Load, Nat, Verdict};
 pub use monitor::{Monitor, Notice};
 pub use query::{Counted, FoundChain, FoundRule, chains, counters, rules};
@@ -62,6 +65,8 @@ pub enum Op {
         name: String,
         base: Option<Base>,
     },
+    /// All rules of all chains go; chains stay.
+    FlushRules,
     FlushChain {
         name: String,
     },
@@ -83,6 +88,10 @@ pub enum Op {
         handle: u64,
     },
     AddSet(Set),
+    /// All elements go.
+    FlushSet {
+        name: String,
+    },
     DeleteSet {
         name: String,
     },

@@ -4,6 +4,7 @@ use super::encode::get;
 use super::socket::{NLMSG_DONE, NLMSG_ERROR, attributes, failure, messages};
 use super::{Family, Hook};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use std::collections::BTreeSet;
 use std::io;
 
 /// A chain that packets enter by themselves.
@@ -22,6 +23,49 @@ pub struct FoundChain {
 pub struct FoundRule {
     pub handle: u64,
     pub comment: Option<String>,
+}
+
+/// What stands in a table, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    pub chains: BTreeSet<String>,
+    pub sets: BTreeSet<String>,
+    pub counters: BTreeSet<String>,
+}
+
+/// The chains, sets and named counters of a table. A table that isn't there has none.
+pub fn standing(of: Family, table: &str) -> io::Result<Standing> {
+    let mut found = Standing::default();
+    let is_of = |payload: &[u8], own: &str| payload.first().copied().and_then(family) == Some(of) && own == table;
+    dump(&get::chains(), |payload| {
+        if let [Some(own), Some(name)] = words(payload, [1, 3])
+            && is_of(payload, &own)
+        {
+            found.chains.insert(name);
+        }
+    })?;
+    let set = |payload: &[u8]| {
+        if let [Some(own), Some(name)] = words(payload, [1, 2])
+            && is_of(payload, &own)
+        {
+            found.sets.insert(name);
+        }
+    };
+    match dump(&get::sets(of, table), set) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    found.counters = counters(of, table)?.into_iter().map(|counter| counter.name).collect();
+    Ok(found)
+}
+
+/// What stands as text in these attributes of a message.
+fn words<const N: usize>(payload: &[u8], wanted: [u16; N]) -> [Option<String>; N] {
+    let of = |kind| {
+        let mut all = attributes(payload.get(4..)?);
+        all.find(|(k, _)| *k == kind).map(|(_, content)| text(content))
+    };
+    wanted.map(of)
 }
 
 /// All base chains of the families that IPv4 and IPv6 packets pass.

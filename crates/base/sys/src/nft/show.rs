@@ -179,6 +179,7 @@ impl Display for Op {
                 format!("{:?}", b.hook).to_lowercase(),
                 b.priority
             ),
+            Op::FlushRules => f.write_str("flush table"),
             Op::FlushChain { name } => write!(f, "flush chain {name}"),
             Op::DeleteChain { name } => write!(f, "delete chain {name}"),
             Op::AddRule { chain, exprs } => {
@@ -192,6 +193,7 @@ impl Display for Op {
             }
             Op::DeleteRule { chain, handle } => write!(f, "delete rule {chain} handle {handle}"),
             Op::AddSet(set) => write!(f, "add {set}"),
+            Op::FlushSet { name } => write!(f, "flush set {name}"),
             Op::DeleteSet { name } => write!(f, "delete set {name}"),
             Op::AddCounter { name } => write!(f, "add counter {name}"),
             Op::DeleteCounter { name } => write!(f, "delete counter {name}"),
