@@ -52,14 +52,15 @@ pub fn parse(text: &str) -> Result<i64, DurationError> {
         } else {
             whole.parse().map_err(|_| invalid())?
         };
-        total += whole.checked_mul(*scale).ok_or_else(invalid)?;
+        let nanos = whole.checked_mul(*scale).and_then(|part| total.checked_add(part));
+        total = nanos.ok_or_else(invalid)?;
+        if total > i128::from(i64::MAX) + 1 {
+            return Err(invalid());
+        }
         let mut place = *scale;
         for b in fraction.bytes() {
             place /= 10;
             total += i128::from(b - b'0') * place;
-        }
-        if total > i128::from(i64::MAX) + 1 {
-            return Err(invalid());
         }
     }
     i64::try_from(if negative { -total } else { total }).map_err(|_| invalid())
@@ -124,5 +125,12 @@ mod tests {
         assert_eq!(parse("5").unwrap_err().0, r#"time: missing unit in duration "5""#);
         assert_eq!(parse("x").unwrap_err().0, r#"time: invalid duration "x""#);
         assert_eq!(parse("1y").unwrap_err().0, r#"time: unknown unit "y" in duration "1y""#);
+        for long in [
+            "2562048h".to_owned(),
+            format!("1h{}ns", i128::MAX),
+            format!("{}.9us", i128::MAX / 1000),
+        ] {
+            assert_eq!(parse(&long).unwrap_err().0, format!("time: invalid duration {long:?}"));
+        }
     }
 }

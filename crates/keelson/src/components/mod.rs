@@ -88,6 +88,14 @@ impl Elect {
     }
 }
 
+/// A command's options as a line of them says, for tests.
+#[cfg(test)]
+pub fn options_of<O: Args>(line: &str) -> Result<O, clap::Error> {
+    let words = std::iter::once("x").chain(line.split_whitespace());
+    let matches = O::augment_args(clap::Command::new("x")).try_get_matches_from(words)?;
+    O::from_arg_matches(&matches)
+}
+
 /// Runs a component's program until a signal.
 pub fn run(
     log: &LogOptions,

@@ -6,12 +6,14 @@ use super::{Gates, LogOptions};
 use crate::supervise::Supervisor;
 use crate::{config, families};
 use anyhow::{Context, bail};
-use clap::Args;
 use clap::builder::PossibleValuesParser;
+use clap::{ArgAction, Args};
+use keelson_kubelet::configuration::duration;
 use keelson_proxy::Config;
 use keelson_proxy::limits::Limits;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 pub fn spawn(components: &mut Supervisor, client: kube::Client, settings: Config) {
     components.spawn("proxy", move |stop| {
@@ -46,20 +48,20 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 128 << 10)]
     conntrack_min: u32,
     /// How long a connection that says nothing is kept; 0: as it is
-    #[arg(long, value_name = "DURATION", default_value = "24h")]
-    conntrack_tcp_timeout_established: String,
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "24h")]
+    conntrack_tcp_timeout_established: Duration,
     /// And one of which one side has closed
-    #[arg(long, value_name = "DURATION", default_value = "1h")]
-    conntrack_tcp_timeout_close_wait: String,
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
+    conntrack_tcp_timeout_close_wait: Duration,
     /// Packets that don't fit their connection are no errors
-    #[arg(long)]
+    #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     conntrack_tcp_be_liberal: bool,
     /// How long what is sent by UDP without an answer is kept; 0: as it is
-    #[arg(long, value_name = "DURATION", default_value = "0s")]
-    conntrack_udp_timeout: String,
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0s")]
+    conntrack_udp_timeout: Duration,
     /// And what was answered
-    #[arg(long, value_name = "DURATION", default_value = "0s")]
-    conntrack_udp_timeout_stream: String,
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0s")]
+    conntrack_udp_timeout_stream: Duration,
     #[command(flatten)]
     _gates: Gates,
     #[command(flatten)]
@@ -67,26 +69,16 @@ pub struct Options {
 }
 
 impl Options {
-    fn limits(&self) -> anyhow::Result<Limits> {
-        let mut limits = Limits::default();
-        for (name, text) in [
-            ("conntrack-max-per-core", &self.conntrack_max_per_core.to_string()),
-            ("conntrack-min", &self.conntrack_min.to_string()),
-            (
-                "conntrack-tcp-timeout-established",
-                &self.conntrack_tcp_timeout_established,
-            ),
-            (
-                "conntrack-tcp-timeout-close-wait",
-                &self.conntrack_tcp_timeout_close_wait,
-            ),
-            ("conntrack-tcp-be-liberal", &self.conntrack_tcp_be_liberal.to_string()),
-            ("conntrack-udp-timeout", &self.conntrack_udp_timeout),
-            ("conntrack-udp-timeout-stream", &self.conntrack_udp_timeout_stream),
-        ] {
-            say(&mut limits, name, text).with_context(|| format!("--{name} {text}"))?;
+    fn limits(&self) -> Limits {
+        Limits {
+            max_per_core: Some(self.conntrack_max_per_core),
+            min: Some(self.conntrack_min),
+            established: Some(self.conntrack_tcp_timeout_established),
+            close_wait: Some(self.conntrack_tcp_timeout_close_wait),
+            udp: Some(self.conntrack_udp_timeout),
+            udp_stream: Some(self.conntrack_udp_timeout_stream),
+            is_liberal: self.conntrack_tcp_be_liberal,
         }
-        Ok(limits)
     }
 }
 
@@ -102,11 +94,7 @@ pub fn limits(flags: &[String]) -> anyhow::Result<Limits> {
 }
 
 fn say(limits: &mut Limits, name: &str, text: &str) -> anyhow::Result<()> {
-    let time = || {
-        keelson_kubelet::configuration::duration(text)
-            .map_err(anyhow::Error::msg)
-            .map(Some)
-    };
+    let time = || duration(text).map_err(anyhow::Error::msg).map(Some);
     match name {
         "conntrack-max-per-core" => limits.max_per_core = Some(text.parse()?),
         "conntrack-min" => limits.min = Some(text.parse()?),
@@ -125,7 +113,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         Some(name) => name.trim().to_lowercase(),
         None => config::host_name()?,
     };
-    let limits = options.limits()?;
+    let limits = options.limits();
     let cluster_cidrs = families::ranges("--cluster-cidr", &options.cluster_cidr)?;
     super::run(&options.log, None, async || {
         let client = options.reach.client().await?;
@@ -151,19 +139,11 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        options: Options,
-    }
+    use crate::components::options_of;
 
     fn limits_of(line: &str) -> anyhow::Result<Limits> {
-        let words = ["x", "--kubeconfig", "k", "--cluster-cidr", "10.244.0.0/16"].into_iter();
-        Line::try_parse_from(words.chain(line.split_whitespace()))?
-            .options
-            .limits()
+        let options: Options = options_of(&format!("--kubeconfig k --cluster-cidr 10.244.0.0/16 {line}"))?;
+        Ok(options.limits())
     }
 
     #[test]
@@ -181,7 +161,10 @@ mod tests {
             (said.max_per_core, said.close_wait.map(|t| t.as_secs()), said.is_liberal),
             (Some(0), Some(90), true)
         );
-        assert!(limits_of("--conntrack-udp-timeout soon").is_err());
+        let liberal = |line: &str| limits_of(line).unwrap().is_liberal;
+        assert!(liberal("--conntrack-tcp-be-liberal=true") && !liberal("--conntrack-tcp-be-liberal=false"));
+        let error = limits_of("--conntrack-udp-timeout soon").unwrap_err().to_string();
+        assert!(error.contains("--conntrack-udp-timeout"), "{error}");
         let flags = |all: &[&str]| limits(&all.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>());
         let said = flags(&["conntrack-min=5", "--conntrack-tcp-be-liberal"]).unwrap();
         assert_eq!((said.min, said.is_liberal, said.established), (Some(5), true, None));

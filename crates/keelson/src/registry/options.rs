@@ -181,20 +181,13 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        options: Options,
-    }
+    use crate::components::options_of;
 
     fn of(line: &str) -> Result<(), String> {
-        let words = ["registry"].into_iter().chain(line.split_whitespace());
-        let line = Line::try_parse_from(words).map_err(|e| e.to_string())?;
-        line.options
+        let options: Options = options_of(line).map_err(|e| e.to_string())?;
+        options
             .check()
-            .and_then(|()| line.options.settings().map(drop))
+            .and_then(|()| options.settings().map(drop))
             .map_err(|e| format!("{e:#}"))
     }
 

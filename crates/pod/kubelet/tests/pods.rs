@@ -33,7 +33,6 @@ async fn the_node_registers_and_keeps_its_lease() {
     assert_ne!(node.api.get(lease).unwrap()["spec"]["renewTime"], first);
 }
 
-/// Pods are told of what is left for them, and held to it; the margin of evictions is theirs.
 /// Requests that wait for their rate must not make a node look dead.
 #[tokio::test(start_paused = true)]
 async fn the_nodes_state_is_told_at_once_however_slow_requests_may_be() {
@@ -63,6 +62,7 @@ async fn the_nodes_state_is_told_at_once_however_slow_requests_may_be() {
     assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
 }
 
+/// Pods are told of what is left for them, and held to it; the margin of evictions is theirs.
 #[tokio::test(start_paused = true)]
 async fn what_is_reserved_is_kept_from_pods() {
     use keelson_kubelet::Host;

@@ -106,8 +106,10 @@ impl Ledger {
         if let Some(name) = resource.strip_prefix(extended::IMPLICIT) {
             return entries.classes.get(name).cloned();
         }
-        let name = |class: &DeviceClass| class.spec.as_ref().and_then(|s| s.extended_resource_name.clone());
-        let is_named = |class: &&Arc<DeviceClass>| name(class).as_deref() == Some(resource);
+        let is_named = |class: &&Arc<DeviceClass>| {
+            let spec = class.spec.as_ref();
+            spec.and_then(|s| s.extended_resource_name.as_deref()) == Some(resource)
+        };
         let born = |class: &Arc<DeviceClass>| class.metadata.creation_timestamp.as_ref().map(|t| t.0);
         // By name, and the first of the newest stays.
         let classes = entries.classes.values().filter(is_named);
@@ -335,6 +337,20 @@ mod tests {
         ledger.claim_seen(&claim("2", Some("b")));
         assert!(ledger.claim_gone(&claim("2", Some("b"))).is_freed);
         assert_eq!(amount(&ledger, "b"), None);
+    }
+
+    #[test]
+    fn a_claim_that_is_made_takes_over_what_was_promised() {
+        let ledger = Ledger::default();
+        let made = claim("1", None);
+        let mut planned = made.as_ref().clone();
+        planned.metadata.uid = Some("planned".into());
+        ledger.promise(&planned, serde_json::from_value(allocation("a")).unwrap());
+        ledger.hand_over(&planned, &made);
+        assert!(ledger.is_promised("u") && !ledger.is_promised("planned"));
+        assert_eq!(amount(&ledger, "a"), Some(1), "it counts once");
+        ledger.release(&made);
+        assert_eq!(amount(&ledger, "a"), None);
     }
 
     #[test]

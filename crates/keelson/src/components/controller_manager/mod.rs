@@ -214,17 +214,10 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        options: Options,
-    }
+    use crate::components::options_of;
 
     fn settings(line: &str) -> anyhow::Result<Config> {
-        let words = ["x", "--kubeconfig", "k"].into_iter().chain(line.split_whitespace());
-        Line::try_parse_from(words)?.options.settings()
+        options_of::<Options>(&format!("--kubeconfig k {line}"))?.settings()
     }
 
     #[test]

@@ -159,19 +159,10 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        options: Options,
-    }
+    use crate::components::options_of;
 
     fn settings(line: &str) -> anyhow::Result<(Config, Alone)> {
-        let words = ["x", "--kubeconfig", "k", "--node-ip", "10.0.0.1"].into_iter();
-        Line::try_parse_from(words.chain(line.split_whitespace()))?
-            .options
-            .settings()
+        options_of::<Options>(&format!("--kubeconfig k --node-ip 10.0.0.1 {line}"))?.settings()
     }
 
     #[test]

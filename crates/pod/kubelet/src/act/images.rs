@@ -98,13 +98,9 @@ impl Images {
                 warn("InspectFailed", &message);
                 Failure::new("ImageInspectError", message)
             })?;
-            let mut usable = None;
             if let Some(reference) = found
                 && !self.must_pull(kl, w, &name, &reference, &mut credentials).await
             {
-                usable = Some(reference);
-            }
-            if let Some(reference) = usable {
                 let message = format!(
                     "Container image \"{}\" already present on machine and can be accessed by the pod",
                     w.image
@@ -115,6 +111,9 @@ impl Images {
             if policy == "Never" {
                 return never();
             }
+        }
+        if let Some(failure) = self.must_wait(kl, w) {
+            return Err(failure);
         }
         // Before the pull is noted: plug-ins take their time, and whoever gives up meanwhile has begun nothing.
         let credentials = match credentials {
@@ -161,6 +160,17 @@ impl Images {
         self.pulled.must_pull(place(kl), w.image, reference, &noted, &sources)
     }
 
+    /// That the last pull failed a moment ago: then nobody is asked for anything.
+    fn must_wait(&self, kl: &Kubelet, w: &Wanted<'_>) -> Option<Failure> {
+        self.retry_at(w.pod, w.image)?;
+        let mut message = format!("Back-off pulling image \"{}\"", w.image);
+        kl.event(w.pod, Some(w.container), EventType::Normal, "BackOff", message.clone());
+        if let Some(last) = self.last_error.lock().get(&key(w.pod, w.image)) {
+            message = format!("{message}: {last}");
+        }
+        Some(Failure::new("ImagePullBackOff", message))
+    }
+
     /// The image's reference, and the credentials that it came with.
     async fn pull(
         &self,
@@ -169,17 +179,9 @@ impl Images {
         name: &ImageName,
         credentials: &[Tracked],
     ) -> Result<(String, Option<Tracked>), Failure> {
-        let key = format!("{}_{}", pods::uid(w.pod), w.image);
+        let key = key(w.pod, w.image);
         let normal =
             |reason: &str, message: String| kl.event(w.pod, Some(w.container), EventType::Normal, reason, message);
-        if self.backoff.lock().remaining(&key, None, Instant::now()).is_some() {
-            let mut message = format!("Back-off pulling image \"{}\"", w.image);
-            normal("BackOff", message.clone());
-            if let Some(last) = self.last_error.lock().get(&key) {
-                message = format!("{message}: {last}");
-            }
-            return Err(Failure::new("ImagePullBackOff", message));
-        }
         normal("Pulling", format!("Pulling image \"{}\"", w.image));
         let asked = Instant::now();
         let _turn = self
@@ -230,15 +232,21 @@ impl Images {
 
     /// When the next pull of this image may be tried, if it has to wait.
     pub fn retry_at(&self, pod: &Pod, image: &str) -> Option<Instant> {
-        let key = format!("{}_{image}", pods::uid(pod));
         let now = Instant::now();
-        self.backoff.lock().remaining(&key, None, now).map(|d| now + d)
+        self.backoff
+            .lock()
+            .remaining(&key(pod, image), None, now)
+            .map(|d| now + d)
     }
 
     pub fn forget(&self, uid: &str) {
         self.backoff.lock().retain(|k| !k.starts_with(uid));
         self.last_error.lock().retain(|k, _| !k.starts_with(uid));
     }
+}
+
+fn key(pod: &Pod, image: &str) -> String {
+    format!("{}_{image}", pods::uid(pod))
 }
 
 /// What there is for an image: the pod's secrets first, then what plug-ins say.

@@ -104,6 +104,21 @@ async fn a_plugins_credentials_pull_for_everybody_on_the_node() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn while_a_pull_has_to_wait_nobody_is_asked() {
+    let dir = prepare("wait", &format!("- {{name: ask, {PROVIDER}}}\n"));
+    std::fs::write(dir.join("answer"), "not an answer").unwrap();
+    let node = Node::start_with(|c| told(c, &place("wait"))).await;
+    let path = pod(&node, "p", "private/a:1", None);
+    node.until("it backs off", |n| {
+        let waiting = n.api.get(&path)?["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
+        (waiting == "ImagePullBackOff").then_some(())
+    })
+    .await;
+    assert_eq!(asked(&dir).len(), 1);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_wants_the_same_at_once_shares_a_call() {
     let dir = prepare("flight", &format!("- {{name: ask, {PROVIDER}}}\n"));
     let script = "#!/bin/sh\ncd \"$(dirname \"$0\")\"; cat >> asked; sleep 0.5; cat answer\n";

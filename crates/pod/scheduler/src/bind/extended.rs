@@ -13,7 +13,7 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A watch that is further behind has lost its server. Upstream's.
+/// A watch that is further behind has lost its server: the claim is given up. Upstream waits as long.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Binder {
@@ -32,8 +32,9 @@ impl Binder {
         let made = Arc::new(made.context("create claim for extended resources")?);
         self.ledger.hand_over(&extended.claim, &made);
         let written = async {
-            // Until the watch has it, its answers aren't heeded. Whoever waits for that holds no place.
-            let _ = tokio::time::timeout(PATIENCE, self.is_seen(&made)).await;
+            // Until the watch has it, its answers aren't heeded, and what it gets would count as free. Whoever waits for that holds no place.
+            let seen = tokio::time::timeout(PATIENCE, self.is_seen(&made)).await;
+            seen.context("the claim for extended resources isn't seen")?;
             let _place = writes.place().await;
             let written = self.reserve(pod, &made, Some(&extended.allocation)).await?;
             let told = json!({"metadata": {"uid": pod.uid()}, "status": {"extendedResourceClaimStatus": {
@@ -46,10 +47,10 @@ impl Binder {
             anyhow::Ok(written)
         };
         let written = written.await;
-        self.ledger.release(&made);
         if written.is_err() {
             self.remove(&made).await;
         }
+        self.ledger.release(&made);
         written
     }
 

@@ -162,9 +162,8 @@ pub fn to_free(
     if !is_asking(pod, &ledger) {
         return None;
     }
-    if let Some(stale) = ledger
-        .extended_of(&pod.key, pod.uid())
-        .filter(|_| !classes(pod, &ledger).is_empty())
+    if !classes(pod, &ledger).is_empty()
+        && let Some(stale) = ledger.extended_of(&pod.key, pod.uid())
     {
         return Some(stale);
     }
