@@ -3,7 +3,8 @@
 //!
 //! Upstream's format, both versions of it. A policy allows a user or a group (both, if it names both) to read, or to do
 //! everything, with resources or with paths. An old line allows what it leaves out, so one that says something else than it
-//! can (a misspelt field, or `spec` without a version) is refused here, where upstream would let everybody do everything.
+//! can (a misspelt field, or `spec` without a version) is refused here, where upstream would let everybody do everything. So is
+//! one of the new version: without its `readonly` or its `group` it would allow more than was meant.
 
 use super::{Attributes, Authorizer, Decision, Rules};
 use crate::config::file;
@@ -24,6 +25,17 @@ const OLD_FIELDS: [&str; 7] = [
     "readonly",
     "resource",
     "namespace",
+];
+/// All that one of the new version has, and all that it says in `spec`.
+const FIELDS: [&str; 3] = ["apiVersion", "kind", "spec"];
+const SPEC_FIELDS: [&str; 7] = [
+    "user",
+    "group",
+    "readonly",
+    "apiGroup",
+    "resource",
+    "namespace",
+    "nonResourcePath",
 ];
 /// As upstream reads lines.
 const LONGEST_LINE: usize = 64 * 1024;
@@ -83,6 +95,14 @@ fn text(of: &Map, key: &str) -> Result<String, String> {
     }
 }
 
+/// That nothing else is said than there are fields for.
+fn only(of: &Map, fields: &[&str], otherwise: &str) -> Result<(), String> {
+    match of.keys().map(|key| key.as_str()).find(|key| !fields.contains(key)) {
+        Some(key) => Err(format!("unknown field {key:?}: {otherwise}")),
+        None => Ok(()),
+    }
+}
+
 impl Policy {
     /// A line's; those without a version are counted.
     fn read(line: &Map, unversioned: &mut usize) -> Result<Policy, String> {
@@ -92,24 +112,24 @@ impl Policy {
             given => given.strip_prefix(GROUP).and_then(|rest| rest.strip_prefix('/')),
         };
         match (version, kind.as_str()) {
-            (Some("v1beta1"), "Policy") => match line.get("spec") {
-                None | Some(Value::Null) => Ok(Policy::default()),
-                Some(Value::Object(spec)) => Ok(Policy::fields(spec)?.of_everybody()),
-                Some(_) => Err("json: cannot unmarshal the field spec into an object".into()),
-            },
+            (Some("v1beta1"), "Policy") => {
+                let otherwise = "a policy could allow more without it";
+                only(line, &FIELDS, otherwise)?;
+                match line.get("spec") {
+                    None | Some(Value::Null) => Ok(Policy::default()),
+                    Some(Value::Object(spec)) => {
+                        only(spec, &SPEC_FIELDS, otherwise)?;
+                        Ok(Policy::fields(spec)?.of_everybody())
+                    }
+                    Some(_) => Err("json: cannot unmarshal the field spec into an object".into()),
+                }
+            }
             (Some("v1beta1"), "") => Err(format!("a policy of version {api_version:?} has to say its kind")),
             (Some("v0"), "Policy" | "") => {
                 *unversioned += usize::from(api_version.is_empty() || kind.is_empty());
-                match line
-                    .keys()
-                    .map(|key| key.as_str())
-                    .find(|key| !OLD_FIELDS.contains(key))
-                {
-                    Some(key) => Err(format!(
-                        "unknown field {key:?}: a policy of the old version would allow all that it leaves out"
-                    )),
-                    None => Ok(Policy::fields(line)?.of_old()),
-                }
+                let otherwise = "a policy of the old version would allow all that it leaves out";
+                only(line, &OLD_FIELDS, otherwise)?;
+                Ok(Policy::fields(line)?.of_old())
             }
             _ => Err(format!("no kind {kind:?} is registered for version {api_version:?}")),
         }
@@ -270,6 +290,20 @@ mod tests {
             assert!(said(wrong).contains("line 1"), "{wrong}");
         }
         assert!(said(&format!("#{}", "x".repeat(LONGEST_LINE))).contains("token too long"));
+    }
+
+    /// These would write, be for more than the group, or write again.
+    #[test]
+    fn what_a_policy_has_no_field_for_is_refused() {
+        let head = format!("{{\"apiVersion\":\"{GROUP}/v1beta1\",\"kind\":\"Policy\"");
+        for rest in [
+            r#""spec":{"user":"bob","resource":"*","namespace":"*","readOnly":true}"#,
+            r#""spec":{"user":"bob","gruop":"staff","resource":"*","namespace":"*"}"#,
+            r#""spec":{"user":"bob","resource":"*","namespace":"*"},"readonly":true"#,
+        ] {
+            let said = said(&format!("{head},{rest}}}"));
+            assert!(said.contains("unknown field"), "{rest}: {said}");
+        }
     }
 
     /// As an old one each of these would allow everybody everything.

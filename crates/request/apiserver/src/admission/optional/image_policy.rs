@@ -1,7 +1,7 @@
 //! ImagePolicyWebhook: somebody outside says whether a pod's images may run. What was said is remembered, also a no; that
 //! nobody could be asked is not.
 //!
-//! Bounds: [`REMEMBERED`] answers; calls as those of all webhooks ([`Remote`]); no answer is awaited longer than a request may
+//! Bounds: [`REMEMBERED`] answers, none of which is longer than [`LONGEST_REMEMBERED`]; calls as those of all webhooks ([`Remote`]); no answer is awaited longer than a request may
 //! take, however long the configuration would have it pause between calls.
 
 use super::super::{Phase, Plugin, Review};
@@ -22,6 +22,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const REMEMBERED: usize = 1024;
+/// What is longer is asked for again: an answer may be as long as what the pod's author wrote.
+const LONGEST_REMEMBERED: usize = 16 * 1024;
 /// Of one call.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const AUDIT: &str = "imagepolicywebhook.image-policy.k8s.io/";
@@ -145,7 +147,7 @@ impl ImagePolicyWebhook {
             true => self.settings.allow_for,
             false => self.settings.deny_for,
         };
-        if lasts.is_zero() {
+        if lasts.is_zero() || json::encode_map(status).len() > LONGEST_REMEMBERED {
             return;
         }
         let (now, mut answers) = (Instant::now(), self.answers.lock());
@@ -263,6 +265,21 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
+    const PAUSE: Duration = Duration::from_secs(300);
+
+    fn hook(server: String) -> ImagePolicyWebhook {
+        let config = Kubeconfig {
+            server,
+            ..Kubeconfig::default()
+        };
+        ImagePolicyWebhook::new(Settings {
+            remote: Arc::new(Remote::of(&config, TIMEOUT).unwrap().pausing(PAUSE)),
+            allow_for: PAUSE,
+            deny_for: PAUSE,
+            default_allow: false,
+        })
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_webhook_that_fails_is_asked_no_longer_than_a_request_takes() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -273,19 +290,19 @@ mod tests {
                 let _sent = socket.write_all(b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n").await;
             }
         });
-        let config = Kubeconfig {
-            server,
-            ..Kubeconfig::default()
-        };
-        let pause = Duration::from_secs(300);
-        let hook = ImagePolicyWebhook::new(Settings {
-            remote: Arc::new(Remote::of(&config, TIMEOUT).unwrap().pausing(pause)),
-            allow_for: pause,
-            deny_for: pause,
-            default_allow: false,
-        });
+        let hook = hook(server);
         let began = Instant::now();
         assert!(hook.ask(&value!({})).await.is_err());
-        assert!(began.elapsed() < pause, "{:?}", began.elapsed());
+        assert!(began.elapsed() < PAUSE, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn a_long_answer_is_not_remembered() {
+        let hook = hook("http://127.0.0.1:1/".into());
+        for (key, length, stays) in [([0; 32], 9, true), ([1; 32], LONGEST_REMEMBERED, false)] {
+            let status = value!({"allowed": false, "reason": ("x".repeat(length))});
+            hook.remember(key, status.as_object().unwrap());
+            assert_eq!(hook.remembered(&key).is_some(), stays, "{length}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
 use keelson_pki::x509::{Certificate, Request, pem};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 mod pods;
 #[cfg(test)]
@@ -167,14 +167,13 @@ fn csr(o: &Object, e: &mut Errs) {
         if count(spec, "usages") == 0 {
             e.required("usages", "");
         }
-        let mut seen = Vec::new();
+        let mut seen = HashSet::new();
         e.each_str(spec, "usages", |e, _, usage| {
             if !USAGES.contains(&usage) {
                 e.not_supported("", usage, USAGES);
             }
-            match seen.iter().any(|u| u == usage) {
-                true => e.duplicate("", usage),
-                false => seen.push(usage.to_string()),
+            if !seen.insert(usage.to_owned()) {
+                e.duplicate("", usage);
             }
         });
         match s(spec, "signerName") {

@@ -319,12 +319,20 @@ pub fn header_name(name: &str) -> Vec<String> {
     vec![regex_error(msg, "[-A-Za-z0-9]+", &["X-Header-Name"])]
 }
 
+const MAPPED: &str = "must not be an IPv4-mapped IPv6 address";
+const ZEROS: &str = "must not have leading 0s";
+const NETWORK_ZEROS: &str = "must not have leading 0s in IP or prefix length";
+const NETWORK_MAPPED: &str = "must not have an IPv4-mapped IPv6 address";
+const HOST_BITS: &str = "must not have bits set beyond the prefix length";
+/// What is said of addresses that were taken once: an object that has one keeps it.
+const STRICT: [&str; 5] = [MAPPED, ZEROS, NETWORK_ZEROS, NETWORK_MAPPED, HOST_BITS];
+
 /// An address that all programs read alike.
 pub fn ip(text: &str) -> Vec<String> {
     let why = match text.parse::<IpAddr>() {
-        Ok(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some() => "must not be an IPv4-mapped IPv6 address",
+        Ok(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some() => MAPPED,
         Ok(_) => return Vec::new(),
-        Err(_) if addresses::ip(text).is_some() => "must not have leading 0s",
+        Err(_) if addresses::ip(text).is_some() => ZEROS,
         Err(_) => "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
     };
     vec![why.into()]
@@ -332,23 +340,14 @@ pub fn ip(text: &str) -> Vec<String> {
 
 pub fn cidr(text: &str) -> Vec<String> {
     let why = match (text.parse::<IpNet>(), addresses::cidr(text)) {
-        (_, Some(sloppy)) if sloppy.zeros => "must not have leading 0s in IP or prefix length",
-        (_, Some(sloppy)) if sloppy.mapped => "must not have an IPv4-mapped IPv6 address",
-        (Ok(net), _) if net.addr() != net.network() => "must not have bits set beyond the prefix length",
+        (_, Some(sloppy)) if sloppy.zeros => NETWORK_ZEROS,
+        (_, Some(sloppy)) if sloppy.mapped => NETWORK_MAPPED,
+        (Ok(net), _) if net.addr() != net.network() => HOST_BITS,
         (Ok(_), _) => return Vec::new(),
         _ => "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
     };
     vec![why.into()]
 }
-
-/// What is said of addresses that were taken once: an object that has one keeps it.
-const STRICT: [&str; 5] = [
-    "must not be an IPv4-mapped IPv6 address",
-    "must not have leading 0s",
-    "must not have leading 0s in IP or prefix length",
-    "must not have an IPv4-mapped IPv6 address",
-    "must not have bits set beyond the prefix length",
-];
 
 /// Whether nothing but an address' form is complained of.
 pub fn is_about_form(cause: &keelson_api::Cause) -> bool {

@@ -6,6 +6,7 @@ use super::container_resources;
 use crate::context::Cx;
 use keelson_api::{Map, Object, Quantity, Value};
 use keelson_machinery::names;
+use std::collections::HashSet;
 
 const MAX_DATA: usize = 1024 * 1024;
 const SET_IMMUTABLE: &str = "field is immutable when `immutable` is set";
@@ -243,6 +244,9 @@ fn quota_amount(e: &mut Errs, name: &str, v: &Value) {
     }
 }
 
+/// A complaint of one scope shows all of them: more of these would make the answer as long as the request's square.
+const MOST_TOLD: usize = 32;
+
 fn quota(o: &Object, e: &mut Errs) {
     e.child(o, "spec", |e, spec| {
         for (name, v) in spec.obj("hard").into_iter().flatten() {
@@ -255,10 +259,9 @@ fn quota(o: &Object, e: &mut Errs) {
             .filter_map(Value::as_str)
             .collect();
         let shown = || Value::from(scopes.iter().map(|x| Value::from(*x)).collect::<Vec<_>>());
-        for scope in &scopes {
-            if !QUOTA_SCOPES.contains(scope) {
-                e.invalid("scopes", shown(), "unsupported scope");
-            }
+        let unknown = scopes.iter().filter(|scope| !QUOTA_SCOPES.contains(scope));
+        for _ in unknown.take(MOST_TOLD) {
+            e.invalid("scopes", shown(), "unsupported scope");
         }
         for pair in [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]] {
             if pair.iter().all(|p| scopes.contains(p)) {
@@ -303,7 +306,7 @@ fn quota(o: &Object, e: &mut Errs) {
 
 fn limit_range(o: &Object, e: &mut Errs) {
     e.child(o, "spec", |e, spec| {
-        let mut seen = Vec::new();
+        let mut seen = HashSet::new();
         e.each(spec, "limits", |e, _, l| {
             let kind = s(l, "type").to_string();
             let known = ["Container", "PersistentVolumeClaim", "Pod"].contains(&kind.as_str()) || kind.contains('/');
@@ -316,10 +319,9 @@ fn limit_range(o: &Object, e: &mut Errs) {
                 );
             }
             wrong.iter().for_each(|m| e.invalid("type", kind.as_str(), m));
-            if seen.contains(&kind) {
+            if !seen.insert(kind.clone()) {
                 e.duplicate("type", kind.as_str());
             }
-            seen.push(kind.clone());
             let of = |list: &str, name: &str| l.obj(list).and_then(|m| m.get(name)).map(quantity);
             for key in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
                 if kind == "Pod" && key.starts_with("default") {

@@ -3,6 +3,8 @@
 use super::check::{Errs, config_key, env_name, s};
 use keelson_api::{Map, Value};
 use keelson_machinery::names;
+use std::cell::LazyCell;
+use std::collections::HashMap;
 
 const ENV_FIELDS: &[&str] = &[
     "metadata.name",
@@ -26,7 +28,10 @@ const RESOURCE_FIELDS: &[&str] = &[
 
 /// Files of variables are written by the pod itself: they are in an emptyDir of it.
 pub fn env_files(e: &mut Errs, spec: &Map) {
-    let volumes = || spec.arr("volumes").into_iter().flatten().filter_map(Value::as_object);
+    let volumes: LazyCell<HashMap<&str, &Map>, _> = LazyCell::new(|| {
+        let all = spec.arr("volumes").into_iter().flatten().filter_map(Value::as_object);
+        all.rev().map(|v| (s(v, "name"), v)).collect()
+    });
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         e.each(spec, list, |e, _, c| {
             e.each(c, "env", |e, _, var| {
@@ -34,14 +39,12 @@ pub fn env_files(e: &mut Errs, spec: &Map) {
                 let Some(name) = file.map(|f| s(f, "volumeName")) else {
                     return;
                 };
-                e.within("valueFrom.fileKeyRef", |e| {
-                    match volumes().find(|v| s(v, "name") == name) {
-                        None => e.not_found("volumeName", name),
-                        Some(v) if !v.contains_key("emptyDir") => {
-                            e.invalid("volumeName", name, "referenced volume must be of type emptyDir")
-                        }
-                        Some(_) => {}
+                e.within("valueFrom.fileKeyRef", |e| match volumes.get(name) {
+                    None => e.not_found("volumeName", name),
+                    Some(v) if !v.contains_key("emptyDir") => {
+                        e.invalid("volumeName", name, "referenced volume must be of type emptyDir")
                     }
+                    Some(_) => {}
                 });
             });
         });

@@ -5,18 +5,15 @@ use super::container::{PodFacts, name_of};
 use keelson_api::{Map, Value};
 use std::collections::HashSet;
 
+/// What a list names, and where in the container that is.
+fn listed<'a>(c: &'a Map, list: &str, place: &str) -> (HashSet<&'a str>, HashSet<&'a str>) {
+    let place = |of: &'a Value| of.get(place).and_then(Value::as_str).unwrap_or_default();
+    let all = c.arr(list).into_iter().flatten();
+    all.map(|of| (name_of(of), place(of))).unzip()
+}
+
 pub fn mounts(e: &mut Errs, c: &Map, facts: &PodFacts) {
-    let devices: Vec<(&str, &str)> = c
-        .arr("volumeDevices")
-        .into_iter()
-        .flatten()
-        .map(|d| {
-            (
-                name_of(d),
-                d.get("devicePath").and_then(Value::as_str).unwrap_or_default(),
-            )
-        })
-        .collect();
+    let (device_names, device_paths) = listed(c, "volumeDevices", "devicePath");
     let mut points = HashSet::new();
     let Some(list) = c.arr("volumeMounts") else { return };
     for (i, mount) in list.iter().enumerate() {
@@ -35,10 +32,10 @@ pub fn mounts(e: &mut Errs, c: &Map, facts: &PodFacts) {
             if !points.insert(path) {
                 e.invalid("mountPath", path, "must be unique");
             }
-            if devices.iter().any(|(n, _)| *n == name) {
+            if device_names.contains(name) {
                 e.invalid("name", name, "must not already exist in volumeDevices");
             }
-            if devices.iter().any(|(_, p)| *p == path) {
+            if device_paths.contains(path) {
                 e.invalid("mountPath", path, "must not already exist as a path in volumeDevices");
             }
         });
@@ -100,17 +97,7 @@ fn recursive_read_only(e: &mut Errs, mount: &Map) {
 }
 
 pub fn devices(e: &mut Errs, c: &Map, facts: &PodFacts) {
-    let mounts: Vec<(&str, &str)> = c
-        .arr("volumeMounts")
-        .into_iter()
-        .flatten()
-        .map(|d| {
-            (
-                name_of(d),
-                d.get("mountPath").and_then(Value::as_str).unwrap_or_default(),
-            )
-        })
-        .collect();
+    let (mount_names, mount_paths) = listed(c, "volumeMounts", "mountPath");
     let (mut names, mut paths) = (HashSet::new(), HashSet::new());
     e.each(c, "volumeDevices", |e, _, d| {
         let (name, path) = (s(d, "name").to_string(), s(d, "devicePath").to_string());
@@ -136,10 +123,10 @@ pub fn devices(e: &mut Errs, c: &Map, facts: &PodFacts) {
         if path.split('/').any(|p| p == "..") {
             e.invalid("devicePath", path.as_str(), "can not contain backsteps ('..')");
         }
-        if mounts.iter().any(|(n, _)| *n == name) {
+        if mount_names.contains(name.as_str()) {
             e.invalid("name", name.as_str(), "must not already exist in volumeMounts");
         }
-        if mounts.iter().any(|(_, p)| *p == path) {
+        if mount_paths.contains(path.as_str()) {
             e.invalid(
                 "devicePath",
                 path.as_str(),

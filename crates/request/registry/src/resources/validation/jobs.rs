@@ -11,6 +11,7 @@ use keelson_api::{Map, Object, Value};
 use keelson_cron::{Schedule, zone};
 use keelson_machinery::names;
 use keelson_machinery::selector::LabelSelector;
+use std::collections::HashSet;
 
 pub const JOB: Rules = Rules {
     object: |_, o, e| job(o, e),
@@ -243,12 +244,13 @@ fn failure_policy(e: &mut Errs, policy: &Map, spec: &Map) {
             } else if values.len() > 255 {
                 e.too_many("values", values.len(), 255);
             }
+            let mut known = HashSet::new();
             for (i, v) in values.iter().enumerate() {
                 let field = format!("values[{i}]");
                 if s(codes, "operator") == "In" && *v == 0 {
                     e.invalid(&field, 0i64, "must not be 0 for the In operator");
                 }
-                if values[..i].contains(v) {
+                if !known.insert(*v) {
                     e.duplicate(&field, *v);
                 }
             }
@@ -317,9 +319,8 @@ fn job_update(new: &Object, old: &Object, e: &mut Errs) {
 /// Whether a suspended job has no pods, and won't be found to have some: it never began, or its controller has said that it rests.
 fn is_idle(job: &Object) -> bool {
     let conditions = job.at(&["status", "conditions"]).and_then(Value::as_array);
-    let text = |condition: &Value, key: &str| condition.get(key).and_then(Value::as_str).map(str::to_owned);
-    let rests =
-        |c: &Value| text(c, "type").as_deref() == Some("Suspended") && text(c, "status").as_deref() == Some("True");
+    let says = |condition: &Value, key: &str, text: &str| condition.get(key).and_then(Value::as_str) == Some(text);
+    let rests = |c: &Value| says(c, "type", "Suspended") && says(c, "status", "True");
     let active = job.at(&["status", "active"]).and_then(Value::as_i64).unwrap_or(0);
     let never_started = job.at(&["status", "startTime"]).is_none();
     active == 0 && (never_started || conditions.is_some_and(|all| all.iter().any(rests)))

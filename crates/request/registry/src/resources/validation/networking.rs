@@ -5,6 +5,7 @@ use super::check::{Errs, cidr, count, ip, port_name, range_error, s};
 use crate::meta::path_segment_errors;
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 const POLICY: Rules = Rules {
@@ -380,16 +381,15 @@ fn slice(o: &Object, e: &mut Errs) {
     if count(o, "ports") > 20_000 {
         e.too_many("ports", count(o, "ports"), 20_000);
     }
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     e.each(o, "ports", |e, _, p| {
-        let name = s(p, "name").to_string();
+        let name = s(p, "name");
         if !name.is_empty() {
-            e.format("name", &name, names::dns1123_label);
+            e.format("name", name, names::dns1123_label);
         }
-        if seen.contains(&name) {
-            e.duplicate("name", name.as_str());
+        if !seen.insert(name.to_owned()) {
+            e.duplicate("name", name);
         }
-        seen.push(name);
         e.optional_one_of(p, "protocol", &["SCTP", "TCP", "UDP"]);
         if let Some(app) = p.str("appProtocol") {
             e.format("appProtocol", app, names::label_key);
@@ -421,19 +421,18 @@ fn slice(o: &Object, e: &mut Errs) {
         }
         e.child(endpoint, "hints", |e, hints| {
             for list in ["forZones", "forNodes"] {
-                let mut seen = Vec::new();
+                let mut seen = HashSet::new();
                 e.each(hints, list, |e, _, h| {
-                    let name = s(h, "name").to_string();
-                    if seen.contains(&name) {
-                        e.duplicate("name", name.as_str());
+                    let name = s(h, "name");
+                    if !seen.insert(name.to_owned()) {
+                        e.duplicate("name", name);
                     }
                     let format = if list == "forZones" {
                         names::label_value
                     } else {
                         names::dns1123_subdomain
                     };
-                    e.format("name", &name, format);
-                    seen.push(name);
+                    e.format("name", name, format);
                 });
             }
         });

@@ -3,6 +3,7 @@
 use super::check::{Errs, NOT_NEGATIVE, cidr, quantity};
 use super::{Rules, container_resources, scheduling};
 use keelson_api::{Map, Object, Value};
+use std::collections::HashSet;
 
 pub const NODE: Rules = Rules {
     object: |_, o, e| object(o, e),
@@ -75,8 +76,10 @@ fn addresses(o: &Object, e: &mut Errs) {
     let Some(all) = o.at(&["status", "addresses"]).and_then(Value::as_array) else {
         return;
     };
+    let mut known = HashSet::new();
     for (i, address) in all.iter().enumerate() {
-        if all[..i].contains(address) {
+        let text = |key: &str| address.get(key).and_then(Value::as_str).unwrap_or_default();
+        if !known.insert([text("type"), text("address")]) {
             e.duplicate(&format!("status.addresses[{i}]"), address.clone());
         }
     }

@@ -3,7 +3,7 @@
 use super::check::{Errs, count, s};
 use keelson_api::{Map, Value};
 use keelson_machinery::names::{dns1123_label, dns1123_subdomain};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub fn status(status: &Map, spec: &Map, e: &mut Errs) {
     let claims = spec.arr("resourceClaims");
@@ -34,12 +34,13 @@ fn extended(e: &mut Errs, told: &Map, spec: &Map) {
         e.required("requestMappings", "at least one request mapping is required");
     }
     let lists = ["initContainers", "containers"].into_iter();
-    let containers: Vec<&Value> = lists.filter_map(|list| spec.arr(list)).flatten().collect();
+    let containers = lists.filter_map(|list| spec.arr(list)).flatten();
+    let containers: BTreeMap<&str, &Value> = containers.map(|c| (name_of(c), c)).collect();
     let mut seen = BTreeSet::new();
     let mut requests = Vec::new();
     e.each(told, "requestMappings", |e, _, mapping| {
         let (container, resource) = (s(mapping, "containerName"), s(mapping, "resourceName"));
-        match containers.iter().find(|c| name_of(c) == container) {
+        match containers.get(container) {
             None => {
                 let why = "must match the name of an entry in spec.initContainers.name or spec.containers.name";
                 e.invalid("containerName", container, why);

@@ -5,8 +5,9 @@ use super::pod_claims;
 use crate::internal;
 use crate::resources::core::qos_class;
 use crate::strategy::{restore, same};
+use keelson_api::codec::json;
 use keelson_api::{Map, Object, Value};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 fn spec(o: &Object) -> Map {
     o.obj("spec").cloned().unwrap_or_default()
@@ -79,16 +80,16 @@ const MUTABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`
 
 fn tolerations(new: &Map, old: &Map, e: &mut Errs) {
     // Tolerations are counted by nobody: each is looked up, not compared with each.
-    let keys = |m: &Map| -> Vec<String> {
+    let keys = |m: &Map| -> Vec<Vec<u8>> {
         let all = m.arr("tolerations").into_iter().flatten();
         let without_seconds = all.map(|toleration| {
             let mut toleration = toleration.clone();
             toleration.remove_at(&["tolerationSeconds"]);
-            serde_json::to_string(&toleration).unwrap_or_default()
+            json::encode(&toleration)
         });
         without_seconds.collect()
     };
-    let now: HashSet<String> = keys(new).into_iter().collect();
+    let now: HashSet<Vec<u8>> = keys(new).into_iter().collect();
     if keys(old).iter().any(|before| !now.contains(before)) {
         e.forbidden(
             "spec.tolerations",
@@ -158,9 +159,10 @@ pub fn ephemeral_containers(new: &Object, old: &Object, e: &mut Errs) {
     }
     let list = |o: &Object| spec(o).arr("ephemeralContainers").cloned().unwrap_or_default();
     let now = list(new);
+    let now: HashMap<&str, &Value> = now.iter().rev().map(|c| (name_of(c), c)).collect();
     for before in list(old) {
         let name = name_of(&before);
-        match now.iter().find(|c| name_of(c) == name) {
+        match now.get(name).copied() {
             None => e.forbidden(
                 "spec.ephemeralContainers",
                 &format!("existing ephemeral containers {name:?} may not be removed\n"),

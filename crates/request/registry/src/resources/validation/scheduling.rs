@@ -3,6 +3,7 @@
 use super::check::{Errs, count, s};
 use keelson_api::{Map, Value};
 use keelson_machinery::names;
+use std::collections::{HashMap, HashSet};
 
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
@@ -109,9 +110,9 @@ fn match_label_keys(e: &mut Errs, term: &Map) {
         keys.map(str::to_owned).collect()
     };
     selected_twice(e, term, &keys("matchLabelKeys"));
-    let others = keys("mismatchLabelKeys");
+    let others: HashSet<String> = keys("mismatchLabelKeys").into_iter().collect();
     e.each_str(term, "matchLabelKeys", |e, _, key| {
-        if others.iter().any(|other| other == key) {
+        if others.contains(key) {
             e.invalid("", key, "exists in both matchLabelKeys and mismatchLabelKeys");
         }
     });
@@ -124,14 +125,16 @@ fn selected_twice(e: &mut Errs, term: &Map, keys: &[String]) {
         return;
     };
     let labels = selector.obj("matchLabels").into_iter().flat_map(Map::keys);
-    let mut seen: Vec<&str> = labels.map(|key| key.as_ref()).collect();
+    let mut seen: HashSet<&str> = labels.map(|key| key.as_ref()).collect();
+    // Of a key that stands there twice the last place counts.
+    let places: HashMap<&str, usize> = keys.iter().enumerate().map(|(i, key)| (key.as_str(), i)).collect();
     let rules = selector.arr("matchExpressions").into_iter().flatten();
     for key in rules.filter_map(|rule| rule.get("key")?.as_str()) {
-        if let Some(i) = keys.iter().rposition(|k| k == key).filter(|_| seen.contains(&key)) {
+        if let Some(i) = places.get(key).filter(|_| seen.contains(key)) {
             let why = "exists in both matchLabelKeys and labelSelector";
             e.within(&format!("[{i}]"), |e| e.invalid("", key, why));
         }
-        seen.push(key);
+        seen.insert(key);
     }
 }
 

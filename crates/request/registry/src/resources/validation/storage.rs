@@ -6,6 +6,7 @@ use super::persistent_volumes;
 use crate::strategy::same;
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
+use std::collections::{HashMap, HashSet};
 
 const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 pub const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
@@ -81,33 +82,27 @@ const ATTACHMENT: Rules = Rules {
 };
 const CSI_NODE: Rules = Rules {
     object: |_, o, e| {
-        let mut seen = Vec::new();
+        let mut seen = HashSet::new();
         e.child(o, "spec", |e, spec| {
             e.each(spec, "drivers", |e, _, d| {
-                let name = s(d, "name").to_string();
-                driver_name(e, "name", &name);
-                if seen.contains(&name) {
-                    e.duplicate("name", name.as_str());
+                let name = s(d, "name");
+                driver_name(e, "name", name);
+                if !seen.insert(name.to_owned()) {
+                    e.duplicate("name", name);
                 }
-                seen.push(name);
                 match s(d, "nodeID") {
                     "" => e.required("nodeID", ""),
                     id if id.len() > 192 => e.invalid("nodeID", id, "must be 192 characters or less"),
                     _ => {}
                 }
                 e.child(d, "allocatable", |e, a| e.non_negative(a, "count"));
-                let keys: Vec<&str> = d
-                    .arr("topologyKeys")
-                    .into_iter()
-                    .flatten()
-                    .filter_map(Value::as_str)
-                    .collect();
-                for (i, key) in keys.iter().enumerate() {
+                let mut known = HashSet::new();
+                for key in d.arr("topologyKeys").into_iter().flatten().filter_map(Value::as_str) {
                     if key.is_empty() {
                         e.required("", "");
                     }
-                    if keys[..i].contains(key) {
-                        e.duplicate("", *key);
+                    if !known.insert(key) {
+                        e.duplicate("", key);
                     }
                     e.format("", key, names::label_key);
                 }
@@ -121,9 +116,16 @@ const CSI_NODE: Rules = Rules {
                 .cloned()
                 .unwrap_or_default()
         };
-        let now = drivers(new);
+        let name = |driver: &Value| {
+            driver
+                .get("name")
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let mut now: HashMap<String, Value> = drivers(new).into_iter().rev().map(|d| (name(&d), d)).collect();
         for mut before in drivers(old) {
-            let mut after = now.iter().find(|d| d.get("name") == before.get("name")).cloned();
+            let mut after = now.remove(&name(&before));
             for side in [Some(&mut before), after.as_mut()].into_iter().flatten() {
                 side.remove_at(&["allocatable"]);
             }

@@ -568,3 +568,49 @@ fn an_address_of_an_old_form_stays_where_it_was() {
     );
     assert_eq!(told("010.0.0.x", "010.0.0.x").len(), 1);
 }
+
+/// As many as a request can bring: each compared with each took minutes.
+#[test]
+fn long_lists_are_looked_up() {
+    let mut e = super::check::Errs::default();
+    let begun = std::time::Instant::now();
+
+    let values: Vec<Value> = (1..=30_000_i64).map(Value::from).collect();
+    let policy = value!({"rules": [{"action": "Ignore", "onExitCodes": {"operator": "In", "values": values}}]});
+    let job = value!({"metadata": {"name": "j"}, "spec": {"podFailurePolicy": policy, "template": {}}});
+    let job = Object::try_from(job).unwrap();
+    (super::jobs::JOB.object)(&request("batch", "Job"), &job, &mut e);
+
+    let addresses: Vec<Value> = (0..30_000)
+        .map(|i| value!({"type": "InternalDNS", "address": (format!("a{i}"))}))
+        .collect();
+    let node = Object::try_from(value!({"metadata": {"name": "n"}, "status": {"addresses": addresses}})).unwrap();
+    (super::nodes::NODE.status)(&request("", "Node"), &node, &node, &mut e);
+
+    let listed = |place: &str, with: &str| -> Vec<Value> {
+        let one = |i: usize| {
+            let mut one = value!({"name": (format!("{with}{i}"))});
+            one.set_at(&[place], format!("/{with}{i}"));
+            one
+        };
+        (0..30_000).map(one).collect()
+    };
+    let container = value!({"volumeDevices": (listed("devicePath", "d")), "volumeMounts": (listed("mountPath", "m"))});
+    let container = container.as_object().unwrap();
+    let facts = super::container::PodFacts {
+        volumes: Default::default(),
+        claims: Default::default(),
+        grace: None,
+        restart_policy: "Always",
+        host_users: true,
+    };
+    super::container_mounts::mounts(&mut e, container, &facts);
+    super::container_mounts::devices(&mut e, container, &facts);
+
+    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+    let has = |text: &str| e.list.iter().filter(|cause| cause.message.starts_with(text)).count();
+    assert_eq!(
+        (has("Too many: 30000"), has("Not found"), has("Duplicate")),
+        (1, 60_000, 0)
+    );
+}

@@ -9,6 +9,7 @@ use crate::strategy::same;
 use keelson_api::{Cause, Map, Object, Value};
 use keelson_machinery::names;
 use keelson_machinery::selector::LabelSelector;
+use std::collections::HashSet;
 
 pub const REPLICATION_CONTROLLER: Rules = Rules {
     object: |_, o, e| replication_controller(o, e),
@@ -314,26 +315,19 @@ fn stateful_set(e: &mut Errs, spec: &Map) {
     }
     // Claims become volumes of the pods, so mounts may name them.
     let mut whole = spec.clone();
-    let claims: Vec<Value> = spec
-        .arr("volumeClaimTemplates")
-        .into_iter()
-        .flatten()
+    let mut claimed = HashSet::new();
+    let claims = spec.arr("volumeClaimTemplates").into_iter().flatten();
+    let mut volumes: Vec<Value> = claims
         .map(|c| c.at(&["metadata", "name"]).and_then(Value::as_str).unwrap_or_default())
+        .filter(|name| claimed.insert(*name))
         .map(|name| keelson_api::value!({"name": name, "persistentVolumeClaim": {"claimName": name}}))
         .collect();
-    let named = |v: &Value| v.get("name").and_then(Value::as_str).map(str::to_string);
-    let claimed: Vec<_> = claims.iter().filter_map(named).collect();
     let pod = whole.object_mut("template").object_mut("spec");
     let own = pod.arr("volumes").cloned().unwrap_or_default();
-    let mut volumes: Vec<Value> = Vec::new();
-    claims.into_iter().for_each(|c| {
-        if !volumes.contains(&c) {
-            volumes.push(c);
-        }
-    });
+    let named = |v: &Value| v.get("name").and_then(Value::as_str).map(str::to_string);
     volumes.extend(
         own.into_iter()
-            .filter(|v| !named(v).is_some_and(|n| claimed.contains(&n))),
+            .filter(|v| !named(v).is_some_and(|n| claimed.contains(n.as_str()))),
     );
     if !volumes.is_empty() {
         pod.insert("volumes", volumes);
