@@ -84,6 +84,7 @@ kubeadm: build
 	@KEELSON=$(KEELSON) tools/test-kubeadm.sh
 
 ## make clients     real programs (helm, kustomize, cert-manager, Flux, Gatekeeper, controller-runtime's suites) against clusters of ours; CLIENTS=helm for one; goes on where it was interrupted
+clients: export TOOLS = openssl jq busybox-static
 clients: build
 	@KEELSON=$(KEELSON) tests/clients/run.sh $(CLIENTS)
 

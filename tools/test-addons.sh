@@ -3,7 +3,7 @@
 # that is unmounted takes nothing away; a HelmChart's job, with an image that plays helm. In a network namespace of its own. Needs root and busybox-static.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export CLUSTER=${ADDONS_CLUSTER:-kla0} NODE_IP=${ADDONS_IP:-10.79.27.1} NOREGISTRY=1 NODES=1
+export CLUSTER=${ADDONS_CLUSTER:-klad0} NODE_IP=${ADDONS_IP:-10.79.27.1} NOREGISTRY=1 NODES=1
 unset STATE; . conformance/lib/env.sh
 export STATE KEELSON=${KEELSON:-$PWD/target/release/keelson}
 k() { inns $BIN/kubectl --kubeconfig $KUBECONFIG_FILE "$@"; }

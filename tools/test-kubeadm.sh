@@ -13,9 +13,9 @@ command -v "$KUBECTL" >/dev/null || conformance/build.sh kubectl
 # Of the suite's images those of pods, and the one of sandboxes.
 ls "$LAB"/images/pause_*.tar >/dev/null 2>&1 || { conformance/build.sh quick; conformance/images.sh >/dev/null; }
 [ $RUNTIME = keelson ] || [ -x "$CNI_BIN/ptp" ] || { echo "CNI plug-ins are missing: apt-get install containernetworking-plugins" >&2; exit 1; }
-S=$(mktemp -d /tmp/keelson-kubeadm.XXXXXX) BRIDGE=kla-bridge N=kla1
+S=$(mktemp -d /tmp/keelson-kubeadm.XXXXXX) BRIDGE=klk-bridge N=klk1
 PAUSE=''; [ $RUNTIME = keelson ] || { PAUSE=$(ls "$LAB"/images/pause_*.tar | tail -1); PAUSE_IMAGE=registry.k8s.io/pause:$(basename "$PAUSE" .tar | sed 's/.*_//'); }
-in0() { nsenter --net=/run/netns/kla0 "$@"; }
+in0() { nsenter --net=/run/netns/klk0 "$@"; }
 # In all namespaces of the other machine.
 in1() { nsenter -t "$(cat "$S/1.inner")" -m -u -i -p -n -- "$@"; }
 k() { in0 "$KUBECTL" --kubeconfig "$S/admin" --request-timeout=20s "$@"; }
@@ -37,28 +37,28 @@ cleanup() {
   # With its first process the machine goes, and all that runs in it.
   stop "$S/1.pid" -KILL
   [ ! -d "$S/0" ] || in0 "$KEELSON" uninstall --data-dir "$S/0" --yes >/dev/null 2>&1 || true
-  clear_away kla0 kla1 $BRIDGE
+  clear_away klk0 klk1 $BRIDGE
   find /sys/fs/cgroup -depth -type d -path "*/$N*" -exec rmdir {} \; 2>/dev/null || true
   grep -F "$S/" /proc/mounts | cut -d' ' -f2 | sort -r | while read -r m; do umount "$m" 2>/dev/null || true; done
   [ -n "${KEEP:-}" ] || rm -rf "$S"
   exit $status
 }
-trap cleanup EXIT; clear_away kla0 kla1 $BRIDGE
+trap cleanup EXIT; clear_away klk0 klk1 $BRIDGE
 ip link add $BRIDGE type bridge; ip link set $BRIDGE up
 for n in 0 1; do
-  ip netns add kla$n; ip link add kla$n-port type veth peer name eth0 netns kla$n; ip link set kla$n-port master $BRIDGE up
-  nsenter --net=/run/netns/kla$n bash -c "ip link set lo up; ip link set eth0 up; ip addr add $NET.1$n/24 dev eth0; ip route add default via $NET.254
+  ip netns add klk$n; ip link add klk$n-port type veth peer name eth0 netns klk$n; ip link set klk$n-port master $BRIDGE up
+  nsenter --net=/run/netns/klk$n bash -c "ip link set lo up; ip link set eth0 up; ip addr add $NET.1$n/24 dev eth0; ip route add default via $NET.254
     sysctl -qw net.ipv4.ip_forward=1"
 done
 
 # The server. Its nodes reach others' pods by routes, which a node with plug-ins of its own can have, too.
 mkdir -p "$S/images" "$S/1/images"; examples/image.sh "$S/images" >/dev/null; cp "$S/images/web.tar" $PAUSE "$S/1/images"
-setsid nsenter --net=/run/netns/kla0 "$KEELSON" server --data-dir "$S/0" --kubeconfig "$S/admin" --node-name kla0 --node-ip $NET.10 --network host-gw \
+setsid nsenter --net=/run/netns/klk0 "$KEELSON" server --data-dir "$S/0" --kubeconfig "$S/admin" --node-name klk0 --node-ip $NET.10 --network host-gw \
   --eviction-hard "nodefs.available<1%,nodefs.inodesFree<1%" --images "$S/images" >>"$S/0.log" 2>&1 </dev/null & echo $! >"$S/0.pid"; disown
 in0 "$KEELSON" wait --kubeconfig "$S/admin" --timeout 120s; ok "a server"
 
 # The machine.
-CNI_BIN=$CNI_BIN setsid nsenter --net=/run/netns/kla1 unshare --mount --uts --ipc --pid --fork --kill-child --mount-proc \
+CNI_BIN=$CNI_BIN setsid nsenter --net=/run/netns/klk1 unshare --mount --uts --ipc --pid --fork --kill-child --mount-proc \
   tools/kubeadm/node.sh "$S/1" $N ${PAUSE_IMAGE:-} >"$S/1.log" 2>&1 </dev/null & echo $! >"$S/1.pid"; disown
 # That is nsenter, which has become unshare: its child is process 1 of the machine.
 inner() { pgrep -P "$(cat "$S/1.pid")" | head -1 >"$S/1.inner" && [ -s "$S/1.inner" ]; }
@@ -117,7 +117,7 @@ identity() { # file, who: nodes may act as these; the file is the kubelet's, and
 identity "$S/1/proxy.kubeconfig" system:kube-proxy
 identity "$S/1/network.kubeconfig" system:serviceaccount:kube-system:keelson-policy
 with_network() { stop "$S/runtime.pid"; rm -f "$ours"; runtime --kubeconfig "$S/1/network.kubeconfig" --network host-gw --node-ip $NET.11 --hostname-override $N; }
-RANGE=$(k get node $N -o jsonpath='{.spec.podCIDR}') OURS=$(k get node kla0 -o jsonpath='{.spec.podCIDR}')
+RANGE=$(k get node $N -o jsonpath='{.spec.podCIDR}') OURS=$(k get node klk0 -o jsonpath='{.spec.podCIDR}')
 
 if [ $RUNTIME = keelson ]; then with_network; else
 # The network of its pods, as its administrator brings it: plug-ins with the node's share, and a route to the other node's.
@@ -165,7 +165,7 @@ get() { k exec "$1" -- timeout 5 wget -qO- "$2"; }
 says() { [ "$("${@:2}")" = "$1" ]; }
 ip_of() { k get pod "$1" -o jsonpath='{.status.podIP}'; }
 port_of() { k get svc "$1" -o jsonpath='{.spec.ports[0].nodePort}'; }
-{ pod here kla0; pod there $N; } | k apply -f - >/dev/null
+{ pod here klk0; pod there $N; } | k apply -f - >/dev/null
 within 90 "pods on both nodes" k wait --for=condition=Ready pod here there --timeout=1s
 works() { # what was exchanged
   within 20 "$1: logs" says serving k logs there
@@ -222,7 +222,7 @@ with_network
 in1 sed -i "s|unix://$SOCKET|unix://$ours|" /var/lib/kubelet/config.yaml; rm "$S/1/hold"
 taken() { [ "$(k get node $N -o jsonpath='{.status.nodeInfo.containerRuntimeVersion}' | cut -d: -f1)" = keelson ] && ready; }
 within 90 "upstream's kubelet over our runtime" taken
-{ pod here kla0; pod there $N; } | k apply -f - >/dev/null
+{ pod here klk0; pod there $N; } | k apply -f - >/dev/null
 within 90 "pods on both nodes" k wait --for=condition=Ready pod here there --timeout=1s
 works "our runtime under upstream's kubelet"
 fi

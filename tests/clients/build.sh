@@ -12,7 +12,7 @@ program() { # name module version package [our main.go, where the module has no 
   left=$(df --output=avail -k "$LAB" | tail -1)
   [ "$left" -ge "${NEED:-3000000}" ] || { echo "$1: $((left / 1024)) MiB free are too few to build in" >&2; return 1; }
   printf '%s building %s %s\n' "$(date +%T)" "$1" "$3"
-  dir=$(cd /; go mod download -json "$2@$3" | jq -r '.Dir // empty'); [ -n "$dir" ] || { echo "$1: $2@$3 isn't to be had" >&2; return 1; }
+  dir=$(cd /; go mod download -json "$2@$3" | jq -r '.Dir // empty' || true); [ -n "$dir" ] || { echo "$1: $2@$3 isn't to be had" >&2; return 1; }
   # A folder beside it in its repository is a module of its own there, which the published one doesn't have: the version it requires takes its place.
   cp "$dir/go.mod" "$mod"; cp "$dir/go.sum" "${mod%.mod}.sum"; chmod u+w "$mod" "${mod%.mod}.sum"
   go mod edit -json "$mod" | jq -r '.Replace[]? | select(.New.Path | startswith(".")) | .Old.Path' | while read -r old; do go mod edit -dropreplace "$old" "$mod"; done
