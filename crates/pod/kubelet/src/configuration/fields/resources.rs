@@ -175,8 +175,9 @@ pub(super) const FIELDS: &[Field] = &[
                 d if d < Duration::from_millis(1) || d > Duration::from_secs(1) => {
                     Err("must be between 1ms and 1sec, inclusive".into())
                 }
-                // Upstream wants a gate for it, which is off.
-                d if d != Duration::from_millis(100) => Err("requires feature gate CustomCPUCFSQuotaPeriod".into()),
+                d if d != Duration::from_millis(100) => {
+                    Err("only 100ms is kept: CustomCPUCFSQuotaPeriod isn't here".into())
+                }
                 _ => {
                     let _ = c;
                     Ok(())
