@@ -43,12 +43,17 @@ start() {
 stop() { # signal
   local p name first
   for name in agent server; do
-    p=$(cat $STATE/$name.pid 2>/dev/null) || continue
+    p=$(cat $STATE/$name.pid 2>/dev/null) && grep -qzF -- "$STATE" /proc/$p/cmdline 2>/dev/null || continue   # another's, after a reboot
     [ "$(cat /proc/$p/comm 2>/dev/null)" = unshare ] && first=$(cat /proc/$p/task/$p/children) || first=$p
     kill -${1:-TERM} $first 2>/dev/null || true
     for j in $(seq 300); do kill -0 $p 2>/dev/null || break; sleep 0.1; done
     rm -f $STATE/$name.pid
   done
+}
+uninstall() { # namespace, data directory: what a killed run left goes, too, if its namespace doesn't stand any more
+  [ -d $2 ] || return 0
+  local in=(nsenter --net=/run/netns/$1); [ -e /run/netns/$1 ] || in=(unshare --net)
+  "${in[@]}" $KEELSON uninstall --data-dir $2 --yes
 }
 case ${1:-} in
 up)
@@ -60,8 +65,7 @@ start) start ;;
 stop) stop ${2:-TERM} ;;
 down)
   stop; "$HERE/lib/registry.sh" down
-  [ -d $STATE/agent ] && nsenter --net=/run/netns/$SECOND $KEELSON uninstall --data-dir $STATE/agent --yes
-  [ -d $STATE/data ] && inns $KEELSON uninstall --data-dir $STATE/data --yes
+  uninstall $SECOND $STATE/agent; uninstall $CLUSTER $STATE/data
   . "$HERE/../tools/machines.sh"; clear_away $SECOND $CLUSTER
   rm -rf "$STATE" ;;
 kubectl) shift; inns $BIN/kubectl --kubeconfig $KUBECONFIG_FILE "$@" ;;
