@@ -103,10 +103,10 @@ scheduler-perf: deps
 	cargo build --profile $(PROFILE) --locked --workspace --bin scheduler-perf
 	$(OUT)/scheduler-perf --history $(OUT)/scheduler-perf.jsonl $(PERF)
 
-## make release     what is handed out: program, manual, completions, .deb, bill of materials, sums, in dist
-release: PROFILE = release
-release: build
-	@KEELSON=$(KEELSON) tools/release.sh dist
+## make release     what is handed out, in dist, and tried: static program, manual, completions, .deb, .rpm, image, bill of materials, sums; ARCHS="x86_64 aarch64"
+release: export TOOLS = rpm binutils
+release: deps
+	@ARCHS="$(ARCHS)" tools/release.sh dist
 
 ## make fuzz        damage what decoders read, MINUTES (10) for each of them; seeds are drawn, and told
 fuzz: deps

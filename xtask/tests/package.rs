@@ -104,7 +104,54 @@ fn the_same_program_gives_the_same_packages() {
         );
         assert!(unit.contains("ExecStart=/usr/bin/keelson server"), "{unit}");
     }
+    if let Some(package) = first.keys().find(|n| n.ends_with(".rpm")) {
+        let listed = said("rpm", &["-qplv", "--dbpath", "/nonexistent", package], &out);
+        let line = |end: &str| listed.lines().find(|l| l.ends_with(end)).unwrap_or_default();
+        assert!(line(" /usr/bin/keelson").starts_with("-rwxr-xr-x"), "{listed}");
+        assert!(line(" /etc/keelson/config.yaml").starts_with("-rw-------"), "{listed}");
+        assert!(
+            listed.contains("/man1/keelson.1.gz") && listed.contains("Nov 14  2023"),
+            "{listed}"
+        );
+    }
+    an_image_holds_the_program(first.keys().find(|n| n.ends_with(".oci.tar")).unwrap(), &out);
     for dir in [one, two, three] {
         std::fs::remove_dir_all(dir).unwrap();
     }
+}
+
+/// From the index down to the file, each by its sum.
+fn an_image_holds_the_program(archive: &str, dir: &Path) {
+    let blob = |digest: &serde_json::Value| {
+        let digest = digest.as_str().unwrap().strip_prefix("sha256:").unwrap();
+        let file = format!("blobs/sha256/{digest}");
+        let sum = said("sh", &["-c", &format!("tar -xOf {archive} {file} | sha256sum")], dir);
+        assert!(sum.starts_with(digest), "{file} is {sum}");
+        file
+    };
+    let json = |file: &str| -> serde_json::Value {
+        serde_json::from_str(&said("tar", &["-xOf", archive, file], dir)).unwrap()
+    };
+    let index = json("index.json");
+    let manifest = json(&blob(&index["manifests"][0]["digest"]));
+    let config = json(&blob(&manifest["config"]["digest"]));
+    assert_eq!(config["config"]["Entrypoint"][0], "/bin/keelson");
+    let layer = blob(&manifest["layers"][0]["digest"]);
+    let unpacked = said(
+        "sh",
+        &["-c", &format!("tar -xOf {archive} {layer} | gunzip | sha256sum")],
+        dir,
+    );
+    let told = config["rootfs"]["diff_ids"][0].as_str().unwrap();
+    assert!(
+        unpacked.starts_with(told.strip_prefix("sha256:").unwrap()),
+        "{unpacked}"
+    );
+    let listed = said("sh", &["-c", &format!("tar -xOf {archive} {layer} | tar -tzvf -")], dir);
+    assert!(
+        listed
+            .lines()
+            .any(|l| l.starts_with("-rwxr-xr-x 0/0") && l.ends_with(" bin/keelson")),
+        "{listed}"
+    );
 }

@@ -3,12 +3,11 @@
 //! They stand in the same places as all options; their list is its own, for it is long and means one thing.
 
 use crate::config::fill;
-use anyhow::Context;
+use crate::store::duration;
 use clap::{Args, CommandFactory, Parser};
 use keelson_apiserver::{admission, authn, authz};
 use serde::Deserialize;
 use std::path::PathBuf;
-use std::time::Duration;
 
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -178,7 +177,7 @@ impl Access {
                 config_file: self.authentication_token_webhook_config_file,
                 version: self.authentication_token_webhook_version,
                 cache_ttl: duration(
-                    "authentication-token-webhook-cache-ttl",
+                    "--authentication-token-webhook-cache-ttl",
                     self.authentication_token_webhook_cache_ttl.as_deref(),
                 )?,
             },
@@ -190,11 +189,11 @@ impl Access {
             webhook_config_file: self.authorization_webhook_config_file,
             webhook_version: self.authorization_webhook_version,
             authorized_ttl: duration(
-                "authorization-webhook-cache-authorized-ttl",
+                "--authorization-webhook-cache-authorized-ttl",
                 self.authorization_webhook_cache_authorized_ttl.as_deref(),
             )?,
             unauthorized_ttl: duration(
-                "authorization-webhook-cache-unauthorized-ttl",
+                "--authorization-webhook-cache-unauthorized-ttl",
                 self.authorization_webhook_cache_unauthorized_ttl.as_deref(),
             )?,
         };
@@ -217,12 +216,4 @@ impl Access {
             api_audiences: self.api_audiences.unwrap_or_default(),
         })
     }
-}
-
-/// `2m`, `1h30m`
-fn duration(option: &str, text: Option<&str>) -> anyhow::Result<Option<Duration>> {
-    let Some(text) = text else { return Ok(None) };
-    let nanos = keelson_api::duration::parse(text).with_context(|| format!("--{option} {text}"))?;
-    let nanos = u64::try_from(nanos).with_context(|| format!("--{option} {text}: it is negative"))?;
-    Ok(Some(Duration::from_nanos(nanos)))
 }

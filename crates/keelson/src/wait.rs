@@ -5,6 +5,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use keelson_api::duration::length;
 use keelson_client::objects::Objects;
 use keelson_client::rest::Rest;
 use std::path::{Path, PathBuf};
@@ -24,19 +25,10 @@ pub struct Options {
     progress: bool,
 }
 
+/// As Go writes durations; a number alone is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
-    let number: f64 = number
-        .parse()
-        .map_err(|_| format!("{text:?} is no duration (60s, 2m)"))?;
-    let seconds = match unit {
-        "ms" => number / 1000.0,
-        "" | "s" => number,
-        "m" => number * 60.0,
-        "h" => number * 3600.0,
-        _ => return Err(format!("{text:?}: units are ms, s, m and h")),
-    };
-    Duration::try_from_secs_f64(seconds).map_err(|_| format!("{text:?} is no duration (60s, 2m)"))
+    let seconds = text.parse().map(Duration::from_secs).ok();
+    seconds.map_or_else(|| length(text).map_err(|e| e.to_string()), Ok)
 }
 
 /// Between two looks; the server may not be listening yet, so there is nothing to watch.
@@ -126,6 +118,8 @@ mod tests {
     fn durations() {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         for wrong in ["5 parsecs", "-1s", "99999999999999999999h", "nan"] {
             assert!(duration(wrong).is_err(), "{wrong}");

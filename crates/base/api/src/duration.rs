@@ -1,6 +1,7 @@
 //! Durations as Go writes them: `1m30s`, `1.5h`, `0s`.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -64,6 +65,14 @@ pub fn parse(text: &str) -> Result<i64, DurationError> {
         }
     }
     i64::try_from(if negative { -total } else { total }).map_err(|_| invalid())
+}
+
+/// Reads a length of time: a duration that isn't negative.
+pub fn length(text: &str) -> Result<Duration, DurationError> {
+    let nanos = parse(text)?;
+    u64::try_from(nanos)
+        .map(Duration::from_nanos)
+        .map_err(|_| DurationError(format!("{text} is less than nothing")))
 }
 
 /// Writes nanoseconds as Go does.

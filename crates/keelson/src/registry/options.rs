@@ -5,6 +5,7 @@ use crate::components::front::secure;
 use crate::sizes::size;
 use anyhow::{Context, bail, ensure};
 use clap::Args;
+use keelson_api::duration::length;
 use keelson_distribution::{Bounds, Collect, Settings, Upstream};
 use keelson_oci::registries::Registries;
 use keelson_pki::verify::Roots;
@@ -72,7 +73,7 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "24h")]
     pub collect_grace: Duration,
     /// Manifests go that no tag or index stands for and nobody asked for within this [default: they stay]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = length)]
     pub collect_untagged: Option<Duration>,
     /// Registries behind: images of theirs are fetched when they are asked for, and kept; docker.io, or NAME=HOST:PORT
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
@@ -172,12 +173,6 @@ pub fn roots(file: &Path) -> anyhow::Result<Roots> {
     secure::roots(&secure::read(file)?).with_context(|| format!("--client-ca-file {}", file.display()))
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "a time such as 90s, 30m or 24h".to_owned();
-    let span: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
-    Duration::try_from(span).map_err(|_| wrong())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,7 +225,7 @@ mod tests {
 
     #[test]
     fn times_are_read_as_people_write_them() {
-        assert_eq!(duration("24h"), Ok(Duration::from_secs(86400)));
-        assert!(duration("-1h").is_err() && duration("x").is_err());
+        assert_eq!(length("24h"), Ok(Duration::from_secs(86400)));
+        assert!(length("-1h").is_err() && length("x").is_err());
     }
 }

@@ -7,6 +7,7 @@ pub mod snapshot;
 
 use crate::config::{Options, absolute};
 use anyhow::{Context, ensure};
+use keelson_api::duration::length;
 use keelson_apiserver::encryption::ROOT;
 use keelson_store::{Embedded, Etcd, Rooted, Store, compactor, embedded, etcd};
 use std::net::SocketAddr;
@@ -122,35 +123,10 @@ pub fn listens(options: &Options) -> anyhow::Result<Option<SocketAddr>> {
     Ok(options.etcd_listen)
 }
 
-/// As Go writes durations: `5m`, `1h30m`, `2s`, `0`.
+/// What an option says, as Go writes durations: `5m`, `1h30m`, `2s`, `0`.
 pub fn duration(flag: &str, text: Option<&str>) -> anyhow::Result<Option<Duration>> {
-    let Some(text) = text else { return Ok(None) };
-    let wrong = || format!("{flag} {text}: a duration is written 5m or 1h30m or 2s");
-    let mut total = Duration::ZERO;
-    let mut rest = text.trim();
-    if rest == "0" {
-        return Ok(Some(total));
-    }
-    ensure!(!rest.is_empty(), wrong());
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .with_context(wrong)?;
-        let (number, after) = rest.split_at(digits);
-        let end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
-        let (unit, next) = after.split_at(end);
-        let unit = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 0.001,
-            _ => anyhow::bail!(wrong()),
-        };
-        let seconds = number.parse::<f64>().ok().with_context(wrong)? * unit;
-        total += Duration::try_from_secs_f64(seconds).ok().with_context(wrong)?;
-        rest = next;
-    }
-    Ok(Some(total))
+    let read = |text| length(text).with_context(|| format!("{flag} {text}: a duration is written 5m or 1h30m or 2s"));
+    text.map(read).transpose()
 }
 
 /// The store that is open.

@@ -121,7 +121,7 @@ async fn discover(server: &ServerState, service: &Remote) -> Result<Value, (&'st
         .headers_mut()
         .insert(http::header::ACCEPT, http::HeaderValue::from_static("application/json"));
     let user = UserInfo::new("system:kube-aggregator", &["system:masters"]);
-    super::set_identity(request.headers_mut(), &user);
+    super::set_identity(request.headers_mut(), &user).map_err(&failed)?;
     let asked = tokio::time::timeout(PATIENCE, forward(&target, &path, request, None, None)).await;
     let answer = asked
         .map_err(|_| failed("context deadline exceeded".into()))?

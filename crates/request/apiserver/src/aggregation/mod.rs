@@ -36,7 +36,9 @@ pub async fn proxy(server: &ServerState, service: &Remote, context: &RequestCont
     }
     // The hop ends before the identity is set: the client's `Connection` header may name what it likes.
     hop::pass_on(request.headers_mut());
-    set_identity(request.headers_mut(), &context.user);
+    if let Err(why) = set_identity(request.headers_mut(), &context.user) {
+        return response::error(&ApiError::internal(why));
+    }
     if let Some(here) = server.services.here(service) {
         return here.handle(request).await;
     }
@@ -68,31 +70,28 @@ fn unredirected(answer: Response) -> Response {
     refused
 }
 
-/// The headers of a front proxy, in place of any that came with the request.
-fn set_identity(headers: &mut HeaderMap, user: &UserInfo) {
+/// The headers of a front proxy, in place of any that came with the request. Nobody is told by halves: who has a name, a group or a field
+/// that no header can have isn't passed on.
+fn set_identity(headers: &mut HeaderMap, user: &UserInfo) -> Result<(), String> {
     take_identity(headers);
-    let value = |s: &str| HeaderValue::from_str(s).ok();
-    if let Some(v) = value(&user.name) {
-        headers.insert("x-remote-user", v);
+    let value =
+        |s: &str| HeaderValue::from_str(s).map_err(|_| format!("{s:?} can't be told to the server of this API"));
+    headers.insert("x-remote-user", value(&user.name)?);
+    if !user.uid.is_empty() {
+        headers.insert("x-remote-uid", value(&user.uid)?);
     }
-    if let (false, Some(v)) = (user.uid.is_empty(), value(&user.uid)) {
-        headers.insert("x-remote-uid", v);
-    }
-    for v in user.groups.iter().filter_map(|g| value(g)) {
-        headers.append("x-remote-group", v);
+    for group in &user.groups {
+        headers.append("x-remote-group", value(group)?);
     }
     for (key, values) in &user.extra {
         let key = percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC).to_string();
-        let Ok(name) = HeaderName::try_from(format!(
-            "x-remote-extra-{}",
-            key.replace("%2D", "-").replace("%2E", ".")
-        )) else {
-            continue;
-        };
-        for v in values.iter().filter_map(|v| value(v)) {
-            headers.append(name.clone(), v);
+        let name = format!("x-remote-extra-{}", key.replace("%2D", "-").replace("%2E", "."));
+        let name = HeaderName::try_from(name).map_err(|e| format!("{key:?}: {e}"))?;
+        for v in values {
+            headers.append(name.clone(), value(v)?);
         }
     }
+    Ok(())
 }
 
 /// One of the service's endpoints.
@@ -207,7 +206,7 @@ mod tests {
         headers.insert("x-remote-group", "system:masters".parse().unwrap());
         headers.insert("x-remote-extra-scopes", "all".parse().unwrap());
         hop::pass_on(&mut headers);
-        set_identity(&mut headers, &UserInfo::new("bob", &["people"]));
+        set_identity(&mut headers, &UserInfo::new("bob", &["people"])).unwrap();
         // Once more, as it is sent.
         hop::pass_on(&mut headers);
         let mut shown: Vec<_> = headers
@@ -224,5 +223,15 @@ mod tests {
                 "x-remote-user: bob"
             ]
         );
+    }
+    #[test]
+    fn nobody_is_passed_on_as_less_than_he_is() {
+        let mut headers = HeaderMap::new();
+        set_identity(&mut headers, &UserInfo::new("j\u{fc}rgen", &["b\u{fc}ro"])).unwrap();
+        assert_eq!(headers["x-remote-user"].as_bytes(), "j\u{fc}rgen".as_bytes());
+        assert_eq!(headers["x-remote-group"].as_bytes(), "b\u{fc}ro".as_bytes());
+        for user in [UserInfo::new("a\nb", &[]), UserInfo::new("bob", &["fired\r\n"])] {
+            assert!(set_identity(&mut headers, &user).is_err());
+        }
     }
 }

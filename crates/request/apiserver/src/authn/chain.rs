@@ -13,7 +13,7 @@ use super::{Remarks, TokenAuthenticator, TokenIdentity, bootstrap};
 use crate::config::file::together;
 use crate::joining::Joining;
 use crate::request::user::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED};
-use crate::request::{Request, RequestContext, UserInfo, socket};
+use crate::request::{Request, RequestContext, UserInfo, name_of, socket};
 use crate::serve::{InProcessIdentity, Loopback};
 use crate::sync;
 use async_trait::async_trait;
@@ -180,18 +180,18 @@ impl Authenticator {
         if !self.front_proxy_names.is_empty() && !self.front_proxy_names.contains(proxy) {
             return None;
         }
-        let text = |v: &HeaderValue| v.to_str().ok().map(|s| Str::from(s.trim()));
-        let name = headers.get("x-remote-user").and_then(text).filter(|n| !n.is_empty())?;
+        let text = |v: &HeaderValue| Str::from(name_of(v).trim());
+        let name = headers.get("x-remote-user").map(text).filter(|n| !n.is_empty())?;
         let mut user = UserInfo {
             name,
-            uid: headers.get("x-remote-uid").and_then(text).unwrap_or_default(),
-            groups: headers.get_all("x-remote-group").iter().filter_map(text).collect(),
+            uid: headers.get("x-remote-uid").map(text).unwrap_or_default(),
+            groups: headers.get_all("x-remote-group").iter().map(text).collect(),
             ..UserInfo::default()
         };
         for (key, value) in headers {
-            if let (Some(key), Some(value)) = (key.as_str().strip_prefix("x-remote-extra-"), text(value)) {
+            if let Some(key) = key.as_str().strip_prefix("x-remote-extra-") {
                 let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy();
-                user.extra.entry(key.into()).or_default().push(value);
+                user.extra.entry(key.into()).or_default().push(text(value));
             }
         }
         Some(user)
@@ -292,9 +292,10 @@ fn add_authenticated(user: &mut UserInfo) {
 
 fn bearer_token(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
     if let Some(value) = headers.get(header::AUTHORIZATION) {
-        let pair = value.to_str().ok().and_then(|v| v.trim().split_once(' '));
-        let pair = pair.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let value = name_of(value);
+        let pair = value.trim().split_once(' ');
         let token = pair
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, token)| token.trim_start())
             .filter(|token| !token.is_empty());
         return Ok(token.map(String::from));

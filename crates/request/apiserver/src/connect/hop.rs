@@ -18,8 +18,11 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 ];
 
 fn words(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(name).into_iter().filter_map(|v| v.to_str().ok());
-    values.flat_map(|v| v.split(',')).map(str::trim)
+    let values = headers
+        .get_all(name)
+        .into_iter()
+        .flat_map(|v| v.as_bytes().split(|b| *b == b','));
+    values.filter_map(|word| std::str::from_utf8(word).ok()).map(str::trim)
 }
 
 /// The protocol that a request asks to change to. Without a `Connection` that says so the header means nothing.

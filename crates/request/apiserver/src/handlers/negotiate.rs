@@ -48,8 +48,7 @@ impl Output {
     }
     pub fn stream_content_type(self) -> &'static str {
         match self.format {
-            Format::Json => JSON,
-            Format::Yaml => "application/yaml;stream=watch",
+            Format::Json | Format::Yaml => JSON,
             Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
         }
     }
@@ -142,7 +141,7 @@ fn clause_fits(clause: &Clause, format: Format, offers: Offers) -> Option<Output
             "as" => shape_name = v,
             "g" => group = v,
             "v" => version = v,
-            "stream" if !v.is_empty() && *v != "watch" => return None,
+            "stream" if !v.is_empty() && (*v != "watch" || format == Format::Yaml) => return None,
             "sv" if !v.is_empty() && *v != "v1" => return None,
             "pretty" => out.pretty = *v == "1",
             _ => {}
@@ -187,6 +186,8 @@ pub fn output(accept: Option<&str>, context: &RequestContext, offers: Offers) ->
                     }
                 })
             })
+            // There is no stream in YAML, and who asked for one gets no other.
+            .filter(|out| !(offers.watch && out.format == Format::Yaml))
             .ok_or_else(|| not_acceptable(offers))?
     };
     if let Some(pretty) = context.info.query.get("pretty").filter(|p| !p.is_empty()) {
@@ -200,13 +201,22 @@ pub fn output(accept: Option<&str>, context: &RequestContext, offers: Offers) ->
     Ok(out)
 }
 
-fn accepted(no_protobuf: bool, suffix: &str) -> String {
+fn accepted(no_protobuf: bool) -> String {
     let list = FORMATS
         .iter()
         .filter(|(f, ..)| !(no_protobuf && *f == Format::Protobuf));
-    list.map(|(_, kind, sub)| format!("{kind}/{sub}{suffix}"))
+    list.map(|(_, kind, sub)| format!("{kind}/{sub}"))
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+fn streamed(no_protobuf: bool) -> String {
+    let protobuf = if no_protobuf {
+        String::new()
+    } else {
+        format!(", {PROTOBUF};stream=watch")
+    };
+    format!("{JSON};stream=watch{protobuf}")
 }
 
 /// Whether upstream's router finds a handler of a built-in kind for a clause; it knows no `application/*`.
@@ -219,17 +229,20 @@ fn is_routed(clause: &Clause) -> bool {
 
 /// The router's own refusal, which lists what a request of the verb can be answered with.
 fn no_representation(verb: &str) -> ApiError {
-    let mut list = accepted(false, "");
+    let mut list = accepted(false);
     if matches!(verb, "list" | "watch") {
-        list += &format!(", {JSON};stream=watch, {PROTOBUF};stream=watch");
+        list += &format!(", {}", streamed(false));
     }
     let text = format!("406: Not Acceptable\n\nAvailable representations: {list}");
     ApiError::new(Reason::NotAcceptable, text).with_details(Details::default())
 }
 
 fn not_acceptable(offers: Offers) -> ApiError {
-    let suffix = if offers.watch { ";stream=watch" } else { "" };
-    let list = accepted(offers.no_protobuf, suffix);
+    let list = if offers.watch {
+        streamed(offers.no_protobuf)
+    } else {
+        accepted(offers.no_protobuf)
+    };
     ApiError::new(
         Reason::NotAcceptable,
         format!("only the following media types are accepted: {list}"),
@@ -248,7 +261,7 @@ pub fn input(content_type: Option<&str>, no_protobuf: bool) -> ApiResult<Format>
         "" | JSON => Ok(Format::Json),
         YAML => Ok(Format::Yaml),
         PROTOBUF if !no_protobuf => Ok(Format::Protobuf),
-        _ => Err(unsupported(&accepted(no_protobuf, ""))),
+        _ => Err(unsupported(&accepted(no_protobuf))),
     }
 }
 
@@ -312,6 +325,25 @@ mod tests {
             e.message,
             "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"
         );
+    }
+
+    #[test]
+    fn nothing_is_watched_in_yaml() {
+        let watch = Offers {
+            watch: true,
+            ..Offers::default()
+        };
+        for accept in ["application/yaml", "application/yaml, application/json;q=0.5"] {
+            let e = negotiated(accept, watch).unwrap_err();
+            assert_eq!(e.code, 406);
+            assert_eq!(
+                e.message,
+                "only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch"
+            );
+        }
+        let next = negotiated("application/yaml;stream=watch, application/json;stream=watch", watch).unwrap();
+        assert_eq!(next.format, Format::Json);
+        assert_eq!(negotiated("application/*", watch).unwrap().format, Format::Json);
     }
 
     #[test]

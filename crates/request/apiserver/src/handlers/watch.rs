@@ -10,7 +10,7 @@ use crate::socket::{self, Asked, Messages};
 use bytes::Bytes;
 use futures::stream;
 use http::{HeaderMap, HeaderValue, header};
-use keelson_api::codec::{Format, json, proto, yaml};
+use keelson_api::codec::{Format, json, proto};
 use keelson_api::{ApiError, ApiResult, Object, Value, builtin};
 use keelson_cache::{Cache, Entry, Form, Watch, WatchEvent};
 use keelson_listen::WriteBy;
@@ -140,8 +140,7 @@ fn messages(format: Format) -> Messages {
 /// What stands before an event in a stream, to tell it from the one before it. A message has its own bounds.
 fn divider(format: Format) -> usize {
     match format {
-        Format::Json => 0,
-        Format::Yaml => "---\n".len(),
+        Format::Json | Format::Yaml => 0,
         Format::Protobuf => size_of::<u32>(),
     }
 }
@@ -246,14 +245,9 @@ impl Stream {
 
     /// An event whose object is JSON.
     fn text(&self, kind: &str, object: &[u8]) -> Bytes {
-        let line = [b"{\"type\":\"", kind.as_bytes(), b"\",\"object\":", object, b"}\n"].concat();
-        if self.out.format != Format::Yaml {
-            return line.into();
-        }
-        let event = json::decode(&line, None, Default::default())
-            .map(|d| d.value)
-            .unwrap_or_default();
-        [b"---\n", &yaml::encode(&event)[..]].concat().into()
+        [b"{\"type\":\"", kind.as_bytes(), b"\",\"object\":", object, b"}\n"]
+            .concat()
+            .into()
     }
 
     /// An event's line, of the members that the cache has.

@@ -16,5 +16,11 @@ pub use intake::{Intake, Taken};
 pub use keelson_registry::user::{self, UserInfo};
 pub use query::Query;
 
+/// A header's value that says who somebody is. Names have letters beyond ASCII, and what is no UTF-8 is a name that nobody has:
+/// a value that were left out would make somebody else of him.
+pub fn name_of(value: &http::HeaderValue) -> keelson_api::Str {
+    keelson_api::Str::from(&*String::from_utf8_lossy(value.as_bytes()))
+}
+
 pub type Request = http::Request<Body>;
 pub type Response = http::Response<Body>;
