@@ -161,6 +161,24 @@ pub fn dns1123_subdomain(value: &str) -> Vec<String> {
     errs
 }
 
+/// `acme.io/foo`: what is wrong of it, each with the part that is. An empty one is the caller's matter.
+pub fn domain_prefixed_path(value: &str) -> Vec<(&str, String)> {
+    let (host, path) = match value.split_once('/') {
+        Some((host, path)) if !host.is_empty() && !path.is_empty() => (host, path),
+        _ => {
+            let why = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+            return vec![(value, why.to_string())];
+        }
+    };
+    let mut wrong: Vec<(&str, String)> = dns1123_subdomain(host).into_iter().map(|why| (host, why)).collect();
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b);
+    if !path.bytes().all(is_plain) {
+        let why = regex_error("Invalid path", r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", &[]);
+        wrong.push((path, why));
+    }
+    wrong
+}
+
 /// A DNS label that starts with a letter (RFC 1035).
 pub fn dns1035_label(value: &str) -> Vec<String> {
     let mut errs = Vec::new();

@@ -2,7 +2,7 @@
 
 use crate::options::check_field_manager;
 use keelson_api::codec::json;
-use keelson_api::{ApiError, ApiResult, Cause, Map, Object, Str, Value};
+use keelson_api::{ApiError, ApiResult, Cause, Causes, Map, Object, Str, Value};
 use keelson_machinery::names;
 use rand::Rng;
 use std::collections::HashSet;
@@ -144,7 +144,7 @@ fn strings(meta: &Map, key: &str) -> Vec<Str> {
         .collect()
 }
 
-fn validate_labels(meta: &Map, errs: &mut Vec<Cause>) {
+fn validate_labels(meta: &Map, errs: &mut Causes) {
     for (k, v) in meta.obj("labels").into_iter().flatten() {
         errs.extend(
             names::label_key(k)
@@ -160,7 +160,7 @@ fn validate_labels(meta: &Map, errs: &mut Vec<Cause>) {
     }
 }
 
-fn validate_annotations(meta: &Map, errs: &mut Vec<Cause>) {
+fn validate_annotations(meta: &Map, errs: &mut Causes) {
     let mut size = 0;
     for (k, v) in meta.obj("annotations").into_iter().flatten() {
         size += k.len() + v.as_str().map_or(0, str::len);
@@ -176,7 +176,7 @@ fn validate_annotations(meta: &Map, errs: &mut Vec<Cause>) {
     }
 }
 
-fn validate_owners(meta: &Map, errs: &mut Vec<Cause>) {
+fn validate_owners(meta: &Map, errs: &mut Causes) {
     let mut controller: Option<String> = None;
     let Some(refs) = meta.arr("ownerReferences") else {
         return;
@@ -218,7 +218,7 @@ fn validate_owners(meta: &Map, errs: &mut Vec<Cause>) {
     }
 }
 
-fn validate_finalizers(meta: &Map, errs: &mut Vec<Cause>) {
+fn validate_finalizers(meta: &Map, errs: &mut Causes) {
     let finalizers = strings(meta, "finalizers");
     for f in &finalizers {
         errs.extend(
@@ -234,7 +234,7 @@ fn validate_finalizers(meta: &Map, errs: &mut Vec<Cause>) {
     }
 }
 
-fn validate_managed_fields(meta: &Map, errs: &mut Vec<Cause>) {
+fn validate_managed_fields(meta: &Map, errs: &mut Causes) {
     for (i, entry) in meta.arr("managedFields").into_iter().flatten().enumerate() {
         let path = format!("metadata.managedFields[{i}]");
         let get = |k: &str| entry.get(k).and_then(Value::as_str).unwrap_or_default();
@@ -263,7 +263,7 @@ fn validate_managed_fields(meta: &Map, errs: &mut Vec<Cause>) {
 
 /// What upstream checks of every object's metadata; names may hold whatever fits in a path unless the kind says more.
 pub fn validate(obj: &Object, namespaced: bool) -> Vec<Cause> {
-    let mut errs = Vec::new();
+    let mut errs = Causes::default();
     let empty = Map::new();
     let meta = obj.meta().unwrap_or(&empty);
     let generate = obj.generate_name();
@@ -308,12 +308,12 @@ pub fn validate(obj: &Object, namespaced: bool) -> Vec<Cause> {
     validate_owners(meta, &mut errs);
     validate_finalizers(meta, &mut errs);
     validate_managed_fields(meta, &mut errs);
-    errs
+    errs.into()
 }
 
 /// What may not change about metadata.
 pub fn validate_update(new: &Object, old: &Object) -> Vec<Cause> {
-    let mut errs = Vec::new();
+    let mut errs = Causes::default();
     if old.deletion_timestamp().is_some() {
         let had: Vec<&str> = old.finalizers().collect();
         let mut extra: Vec<&str> = new.finalizers().filter(|f| !had.contains(f)).collect();
@@ -354,7 +354,7 @@ pub fn validate_update(new: &Object, old: &Object) -> Vec<Cause> {
             errs.push(Cause::invalid(format!("metadata.{key}"), &of(new), IMMUTABLE));
         }
     }
-    errs
+    errs.into()
 }
 
 #[cfg(test)]

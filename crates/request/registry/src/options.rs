@@ -216,20 +216,22 @@ impl WriteOptions {
 }
 
 /// A manager's name: at most 128 bytes, printable.
-pub fn check_field_manager(name: &str, field: &str, errs: &mut Vec<Cause>) {
-    if name.len() > 128 {
-        errs.push(Cause::too_long(field, 128));
+pub fn check_field_manager(name: &str, field: &str, errs: &mut impl Extend<Cause>) {
+    if name.len() > LONGEST_MANAGER {
+        errs.extend([Cause::too_long(field, LONGEST_MANAGER)]);
     }
-    for (at, c) in name.char_indices() {
-        if c.is_control() {
-            errs.push(Cause::invalid(
-                field,
-                &name.into(),
-                &format!("invalid character U+{:04X} (at position {at})", c as u32),
-            ));
-        }
-    }
+    // Each complaint shows the whole name: of one that is too long anyway a few are enough.
+    let unprintable = name
+        .char_indices()
+        .filter(|(_, c)| c.is_control())
+        .take(LONGEST_MANAGER);
+    errs.extend(unprintable.map(|(at, c)| {
+        let why = format!("invalid character U+{:04X} (at position {at})", c as u32);
+        Cause::invalid(field, &name.into(), &why)
+    }));
 }
+
+const LONGEST_MANAGER: usize = 128;
 
 fn check_dry_run(values: &[Str], errs: &mut Vec<Cause>) {
     if values.iter().any(|v| v != "All") {

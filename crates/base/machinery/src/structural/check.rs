@@ -1,7 +1,7 @@
 //! Whether a schema is structural: what the `NonStructuralSchema` condition says, and what creation refuses.
 
 use super::{Additional, Structural};
-use keelson_api::{Cause, Value};
+use keelson_api::{Cause, Causes, Value};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Level {
@@ -12,7 +12,7 @@ enum Level {
 
 /// Violations of structurality of an `openAPIV3Schema`, sorted by their text.
 pub fn violations(schema: &Value, path: &str) -> Vec<Cause> {
-    let mut c = Checker { out: Vec::new() };
+    let mut c = Checker { out: Causes::default() };
     for key in [
         "$ref",
         "$schema",
@@ -35,8 +35,9 @@ pub fn violations(schema: &Value, path: &str) -> Vec<Cause> {
     let s = Structural::parse(schema);
     c.node(&s, Level::Root, path);
     c.complete_checks(&s, Some(&s), path, path);
-    c.out.sort_by_key(|c| format!("{}: {}", c.field, c.message));
-    c.out
+    let mut told: Vec<Cause> = c.out.into();
+    told.sort_by_key(|c| format!("{}: {}", c.field, c.message));
+    told
 }
 
 fn find_forbidden(schema: &Value, key: &str) -> Option<&'static str> {
@@ -55,7 +56,7 @@ fn find_forbidden(schema: &Value, key: &str) -> Option<&'static str> {
 }
 
 struct Checker {
-    out: Vec<Cause>,
+    out: Causes,
 }
 
 fn sub(path: &str, key: &str) -> String {

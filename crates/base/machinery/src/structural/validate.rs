@@ -8,30 +8,30 @@ use crate::apply::fieldpath::equal_values;
 use crate::go;
 use crate::names;
 use keelson_api::codec::json;
-use keelson_api::{Cause, Map, Str, Value};
+use keelson_api::{Cause, Causes, Map, Str, Value};
 use std::collections::{BTreeSet, HashMap};
 
 /// Everything wrong with an object; `old` is the object before an update.
 pub fn validate(object: &Value, old: Option<&Value>, schema: &Structural) -> Vec<Cause> {
-    let mut causes = Vec::new();
+    let mut causes = Causes::default();
     embedded(object, schema, "", true, &mut causes);
     let mut v = Validator::default();
     v.value(object, old, schema, "");
     causes.extend(v.causes);
     list_types(object, schema, "", &mut causes);
-    causes
+    causes.into()
 }
 
 /// Only types, limits and formats.
 pub fn validate_value(v: &Value, schema: &Structural, path: &str) -> Vec<Cause> {
     let mut validator = Validator::default();
     validator.value(v, None, schema, path);
-    validator.causes
+    validator.causes.into()
 }
 
 #[derive(Default)]
 struct Validator {
-    causes: Vec<Cause>,
+    causes: Causes,
     /// How many checks passed: of alternatives that all fail, the one with the most is reported.
     passed: usize,
 }
@@ -285,7 +285,7 @@ impl Validator {
     }
 }
 
-fn best(trials: Vec<Validator>) -> Vec<Cause> {
+fn best(trials: Vec<Validator>) -> Causes {
     // The first among equals, as upstream keeps it.
     let mut best: Option<Validator> = None;
     for t in trials {
@@ -337,7 +337,7 @@ impl<'a> OldItems<'a> {
 }
 
 /// Uniqueness in lists of type `set` and `map`.
-fn list_types(v: &Value, s: &Structural, path: &str, out: &mut Vec<Cause>) {
+fn list_types(v: &Value, s: &Structural, path: &str, out: &mut Causes) {
     match v {
         Value::Object(m) => {
             for (key, v) in m {
@@ -403,7 +403,7 @@ fn repeated(texts: impl Iterator<Item = String>) -> Vec<usize> {
 }
 
 /// `apiVersion` and `kind` of the root and of embedded resources.
-fn embedded(v: &Value, s: &Structural, path: &str, root: bool, out: &mut Vec<Cause>) {
+fn embedded(v: &Value, s: &Structural, path: &str, root: bool, out: &mut Causes) {
     match v {
         Value::Object(m) => {
             if root || s.embedded_resource {
@@ -428,7 +428,7 @@ fn embedded(v: &Value, s: &Structural, path: &str, root: bool, out: &mut Vec<Cau
     }
 }
 
-fn type_meta(m: &Map, path: &str, out: &mut Vec<Cause>) {
+fn type_meta(m: &Map, path: &str, out: &mut Causes) {
     for key in ["apiVersion", "kind"] {
         let at = child(path, key);
         match m.get(key) {

@@ -9,7 +9,7 @@ mod schema;
 
 use super::{Structural, formats};
 use crate::names;
-use keelson_api::{Cause, Map, Value};
+use keelson_api::{Cause, Causes, Map, Value};
 use std::collections::BTreeSet;
 
 pub use approval::{Approval, approval, approval_reason, is_protected};
@@ -18,7 +18,7 @@ pub use approval::{Approval, approval, approval_reason, is_protected};
 pub fn validate(crd: &Value, old: Option<&Value>) -> Vec<Cause> {
     let empty = Map::new();
     let spec = crd.get("spec").and_then(Value::as_object).unwrap_or(&empty);
-    let mut v = Validator { out: Vec::new() };
+    let mut v = Validator { out: Causes::default() };
     v.name(crd, spec);
     v.spec(spec, old);
     v.stored_versions(crd, spec);
@@ -27,7 +27,7 @@ pub fn validate(crd: &Value, old: Option<&Value>) -> Vec<Cause> {
     } else {
         v.approval(crd, spec);
     }
-    v.out
+    v.out.into()
 }
 
 /// Warnings about a definition: formats nobody checks.
@@ -80,7 +80,7 @@ fn schema(version: &Map) -> Option<&Value> {
 }
 
 struct Validator {
-    out: Vec<Cause>,
+    out: Causes,
 }
 
 fn text(s: &str) -> Value {

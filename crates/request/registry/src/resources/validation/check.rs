@@ -3,7 +3,7 @@
 use super::addresses;
 use crate::internal;
 use ipnet::IpNet;
-use keelson_api::{Cause, Map, Quantity, Value};
+use keelson_api::{Cause, Causes, Map, Quantity, Value};
 use keelson_machinery::names::{self, max_len_error, regex_error};
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use std::net::IpAddr;
 #[derive(Default)]
 pub struct Errs {
     path: String,
-    pub list: Vec<Cause>,
+    pub list: Causes,
 }
 
 impl Errs {
@@ -60,28 +60,34 @@ impl Errs {
         self.list.push(cause);
     }
     pub fn required(&mut self, key: &str, detail: &str) {
-        self.list.push(Cause::required(self.at(key), detail));
+        let at = self.at(key);
+        self.list.add(|| Cause::required(at, detail));
     }
     pub fn invalid(&mut self, key: &str, value: impl Into<Value>, detail: &str) {
-        self.list.push(Cause::invalid(self.at(key), &value.into(), detail));
+        let at = self.at(key);
+        self.list.add(|| Cause::invalid(at, &value.into(), detail));
     }
     /// The same for a struct, which is shown as a value of upstream's internal type.
     pub fn invalid_as(&mut self, ty: &str, key: &str, value: Option<&Value>, detail: &str) {
-        let shown = internal::shown(ty, value);
-        self.list.push(Cause::invalid_shown(self.at(key), &shown, detail));
+        let at = self.at(key);
+        self.list
+            .add(|| Cause::invalid_shown(at, &internal::shown(ty, value), detail));
     }
     pub fn forbidden(&mut self, key: &str, detail: &str) {
-        self.list.push(Cause::forbidden(self.at(key), detail));
+        let at = self.at(key);
+        self.list.add(|| Cause::forbidden(at, detail));
     }
     pub fn not_supported(&mut self, key: &str, value: impl Into<Value>, supported: &[&str]) {
-        self.list
-            .push(Cause::not_supported(self.at(key), &value.into(), supported));
+        let at = self.at(key);
+        self.list.add(|| Cause::not_supported(at, &value.into(), supported));
     }
     pub fn duplicate(&mut self, key: &str, value: impl Into<Value>) {
-        self.list.push(Cause::duplicate(self.at(key), &value.into()));
+        let at = self.at(key);
+        self.list.add(|| Cause::duplicate(at, &value.into()));
     }
     pub fn not_found(&mut self, key: &str, value: impl Into<Value>) {
-        self.list.push(Cause::not_found(self.at(key), &value.into()));
+        let at = self.at(key);
+        self.list.add(|| Cause::not_found(at, &value.into()));
     }
     pub fn too_long(&mut self, key: &str, max: usize) {
         self.list.push(Cause::too_long(self.at(key), max));

@@ -161,7 +161,7 @@ mod tests {
             let mut e = Errs::default();
             let m = value!({"conditions": (list)});
             conditions(&mut e, m.as_object().unwrap_or(&Map::new()));
-            super::super::tests::shown(e.list)
+            super::super::tests::shown(e.list.into())
         };
         assert!(told(Value::Array(vec![whole.clone()])).is_empty());
         assert_eq!(

@@ -38,15 +38,33 @@ const BINDING: Rules = Rules {
 
 pub fn of(kind: &str) -> Rules {
     match kind {
-        "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration" => WEBHOOKS,
-        "ValidatingAdmissionPolicy" => POLICY,
-        "ValidatingAdmissionPolicyBinding" => BINDING,
-        "MutatingAdmissionPolicy" => mutating::POLICY,
-        "MutatingAdmissionPolicyBinding" => mutating::BINDING,
+        "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration" => admission(WEBHOOKS),
+        "ValidatingAdmissionPolicy" => admission(POLICY),
+        "ValidatingAdmissionPolicyBinding" => admission(BINDING),
+        "MutatingAdmissionPolicy" => admission(mutating::POLICY),
+        "MutatingAdmissionPolicyBinding" => admission(mutating::BINDING),
         "APIService" => API_SERVICE,
         "FlowSchema" => FLOW_SCHEMA,
         "PriorityLevelConfiguration" => PRIORITY_LEVEL,
         _ => Rules::SUBDOMAIN,
+    }
+}
+
+/// Names that upstream has for what stands in files of a server.
+const STATIC: &str = ".static.k8s.io";
+
+/// What configures admission: names of files' content aren't made by the API.
+fn admission(rules: Rules) -> Rules {
+    Rules {
+        create: |_, obj, e| {
+            if obj.name().ends_with(STATIC) {
+                let why = format!(
+                    "names ending with {STATIC:?} are reserved for static manifest-based configurations and cannot be managed via the API"
+                );
+                e.invalid("metadata.name", obj.name(), &why);
+            }
+        },
+        ..rules
     }
 }
 
@@ -523,4 +541,29 @@ fn api_service(o: &Object, e: &mut Errs) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::create;
+    use keelson_api::value;
+
+    #[test]
+    fn names_of_what_stands_in_files_are_taken() {
+        let of = |name: &str| {
+            create(
+                "admissionregistration.k8s.io",
+                "ValidatingWebhookConfiguration",
+                value!({"metadata": {"name": (name)}}),
+            )
+        };
+        assert_eq!(of("a.static.k8s.io.example.com"), Vec::<String>::new());
+        assert_eq!(
+            of("a.static.k8s.io"),
+            [
+                "metadata.name: Invalid value: \"a.static.k8s.io\": names ending with \".static.k8s.io\" are reserved for static \
+                 manifest-based configurations and cannot be managed via the API"
+            ]
+        );
+    }
 }

@@ -344,7 +344,7 @@ mod tests {
     fn told(new: Object, old: Object) -> Vec<String> {
         let mut e = Errs::default();
         change(&new, &old, &mut e);
-        super::super::tests::shown(e.list)
+        super::super::tests::shown(e.list.into())
     }
 
     fn is(kinds: &[&str]) -> Value {

@@ -159,7 +159,7 @@ pub fn create(cx: &Cx, obj: &Object) -> Vec<Cause> {
     finalizers(cx, obj, &mut errs);
     (rules.object)(cx, obj, &mut errs);
     (rules.create)(cx, obj, &mut errs);
-    errs.list
+    errs.list.into()
 }
 
 pub fn update(cx: &Cx, new: &Object, old: &Object) -> Vec<Cause> {
@@ -168,14 +168,14 @@ pub fn update(cx: &Cx, new: &Object, old: &Object) -> Vec<Cause> {
     finalizers(cx, new, &mut errs);
     (rules.object)(cx, new, &mut errs);
     (rules.update)(cx, new, old, &mut errs);
-    but_for_old_forms(errs.list, |before| (rules.object)(cx, old, before))
+    but_for_old_forms(errs.list.into(), |before| (rules.object)(cx, old, before))
 }
 
 pub fn status(cx: &Cx, new: &Object, old: &Object) -> Vec<Cause> {
     let rules = rules(cx);
     let mut errs = Errs::default();
     (rules.status)(cx, new, old, &mut errs);
-    but_for_old_forms(errs.list, |before| (rules.status)(cx, old, old, before))
+    but_for_old_forms(errs.list.into(), |before| (rules.status)(cx, old, old, before))
 }
 
 /// An address that is written as it isn't taken any more stays in an object that had it before.

@@ -114,7 +114,7 @@ mod tests {
         let node = Object::try_from(node).unwrap();
         let mut e = Errs::default();
         (NODE.status)(&super::super::tests::request("", "Node"), &node, &node, &mut e);
-        super::super::tests::shown(e.list)
+        super::super::tests::shown(e.list.into())
     }
 
     #[test]

@@ -81,7 +81,7 @@ mod tests {
         let spec = value!({"containers": containers, "resourceClaims": [{"name": "a"}]});
         let mut e = Errs::default();
         status(of.as_object().unwrap(), spec.as_object().unwrap(), &mut e);
-        shown(e.list)
+        shown(e.list.into())
     }
 
     #[test]

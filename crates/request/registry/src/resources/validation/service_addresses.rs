@@ -23,7 +23,7 @@ pub fn check(new: &Object, old: Option<&Object>) -> Vec<Cause> {
     let mut e = Errs::default();
     let had = old.and_then(|old| old.obj("spec")).unwrap_or(&empty);
     e.within("spec", |e| fields(e, new.obj("spec").unwrap_or(&empty), had));
-    e.list
+    e.list.into()
 }
 
 pub fn fields(e: &mut Errs, spec: &Map, had: &Map) {

@@ -537,7 +537,7 @@ fn init_containers_are_resized_in_what_they_use() {
         let (old, new) = (with(container("1", "a")), with(container(cpu, image)));
         let mut e = super::check::Errs::default();
         super::pod_update::resize(&new, &old, &mut e);
-        shown(e.list)
+        shown(e.list.into())
     };
     assert_eq!(resized("NotRequired", "2", "a"), [""; 0]);
     assert_eq!(
