@@ -4,7 +4,8 @@
 //! An account that isn't there is made. A token is asked for with the first request, and again when four fifths of its time are
 //! over or a server doesn't take it any more.
 
-use crate::factory::{ClientFactory, load};
+use crate::factory::ClientFactory;
+use crate::kubeconfig::{self, load};
 use crate::objects::Objects;
 use crate::rest::{Error, JSON, Rest, Result, is_already_exists, is_not_found};
 use http::{HeaderValue, Method, Request, StatusCode, header};
@@ -35,13 +36,12 @@ pub struct Accounts {
 
 impl Accounts {
     /// Must be called within a tokio runtime.
-    pub async fn new(kubeconfig: &Path) -> anyhow::Result<Accounts> {
-        let config = load(kubeconfig, None).await?;
-        let mut bare = config.clone();
-        bare.auth_info = Default::default();
+    pub async fn new(file: &Path) -> anyhow::Result<Accounts> {
+        let config = load(file, None).await?;
+        let nobody = |config: &mut kube::Config| config.auth_info = Default::default();
         Ok(Accounts::of(
-            kube::Client::try_from(config)?,
-            kube::Client::try_from(bare)?,
+            kubeconfig::client(config.clone(), file, None, |_| {})?,
+            kubeconfig::client(config, file, None, nobody)?,
         ))
     }
 

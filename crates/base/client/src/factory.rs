@@ -1,13 +1,12 @@
 //! Where clients come from.
 
-use anyhow::Context;
+use crate::kubeconfig::{self, load};
 use bytes::Bytes;
 use http::{Request, Response};
 use kube::client::Body;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tower::{BoxError, Service};
 
 /// Gives each component, and each controller, a client that acts under its own name.
@@ -39,40 +38,17 @@ pub async fn host(path: &Path) -> anyhow::Result<String> {
     Ok(host.unwrap_or_default())
 }
 
-/// A client from a kubeconfig file: client certificate or token, TLS by rustls with ring.
+/// A client from a kubeconfig file: client certificate or token, TLS by rustls with ring. Files that it names are followed.
 pub async fn from_kubeconfig(path: &Path, context: Option<&str>) -> anyhow::Result<kube::Client> {
     let config = load(path, context).await?;
-    build(config, path)
-}
-
-pub(crate) async fn load(path: &Path, context: Option<&str>) -> anyhow::Result<kube::Config> {
-    let file = Kubeconfig::read_from(path).with_context(|| {
-        format!(
-            "reading the kubeconfig {} (it names the server and the credentials)",
-            path.display()
-        )
-    })?;
-    let options = KubeConfigOptions {
-        context: context.map(Into::into),
-        ..Default::default()
-    };
-    let mut config = kube::Config::from_custom_kubeconfig(file, &options)
-        .await
-        .with_context(|| format!("the kubeconfig {} can't be used", path.display()))?;
-    // Watches stay silent for minutes; a dead peer is found by the watch's own time limit.
-    config.read_timeout = None;
-    Ok(config)
-}
-
-fn build(config: kube::Config, path: &Path) -> anyhow::Result<kube::Client> {
-    kube::Client::try_from(config).with_context(|| format!("building a client from {}", path.display()))
+    kubeconfig::client(config, path, context, |_| {})
 }
 
 /// Clients from one kubeconfig file: the same for every identity, or acting as each.
 pub struct KubeconfigFactory {
     default: kube::Client,
     /// By which clients that act as somebody are made, if they are.
-    config: Option<kube::Config>,
+    config: Option<(kube::Config, PathBuf)>,
     made: Mutex<HashMap<String, kube::Client>>,
 }
 
@@ -90,10 +66,10 @@ impl KubeconfigFactory {
     /// Each acts under its own name, by impersonation, which the file's user must be allowed.
     pub async fn impersonating(path: &Path) -> anyhow::Result<Self> {
         let config = load(path, None).await?;
-        let default = build(config.clone(), path)?;
+        let default = kubeconfig::client(config.clone(), path, None, |_| {})?;
         Ok(KubeconfigFactory {
             default,
-            config: Some(config),
+            config: Some((config, path.into())),
             made: Mutex::default(),
         })
     }
@@ -101,16 +77,16 @@ impl KubeconfigFactory {
 
 impl ClientFactory for KubeconfigFactory {
     fn client(&self, identity: &str) -> kube::Client {
-        let Some(config) = &self.config else {
+        let Some((config, path)) = &self.config else {
             return self.default.clone();
         };
         let mut made = self.made.lock();
         if let Some(client) = made.get(identity) {
             return client.clone();
         }
-        let mut config = config.clone();
-        config.auth_info.impersonate = Some(identity.to_string());
-        match kube::Client::try_from(config) {
+        let who = identity.to_string();
+        let acting = move |config: &mut kube::Config| config.auth_info.impersonate = Some(who.clone());
+        match kubeconfig::client(config.clone(), path, None, acting) {
             Ok(client) => made.entry(identity.to_string()).or_insert(client).clone(),
             Err(error) => {
                 // The same file made a client before; without one of its own the component acts as the file's user.

@@ -31,6 +31,7 @@ pub mod factory;
 pub mod informer;
 pub mod key;
 pub mod kind;
+mod kubeconfig;
 pub mod labels;
 pub mod leader;
 pub mod objects;
