@@ -21,6 +21,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-measure", &[]),
     ("keelson-trace", &["keelson-grpc"]),
     ("keelson-cron", &["keelson-api"]),
+    ("keelson-zpages", &["keelson-api", "keelson-clock", "keelson-sys"]),
     (
         "keelson-client",
         &["keelson-clock", "keelson-measure", "keelson-pki", "keelson-trace"],
@@ -63,6 +64,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-measure",
             "keelson-sys",
             "keelson-trace",
+            "keelson-zpages",
         ],
     ),
     (
@@ -100,6 +102,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-pki",
             "keelson-sys",
             "keelson-trace",
+            "keelson-zpages",
         ],
     ),
     ("keelson-network", &["keelson-sys"]),

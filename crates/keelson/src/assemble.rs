@@ -118,6 +118,7 @@ impl Cluster {
             measures: measures.clone(),
             authorities: Some(Arc::new(authorities::Front(authorities.clone()))),
             upgrades: Some(Arc::new(orders)),
+            flags: Some(Arc::new(crate::flagz::of_this_process())),
             tracer: traces::of(config.tracing.as_ref(), "apiserver", &config.node_name)?,
             ..api_config(config)?
         };
@@ -274,6 +275,8 @@ fn api_config(config: &Config) -> anyhow::Result<keelson_apiserver::Config> {
         issuer,
         kubelet_ca_pem: Some(ca),
         audit: config.audit.clone(),
+        // Which is the machine's name, unless there are several on one machine.
+        host: Some(config.node_name.clone()),
         ..keelson_apiserver::Config::from_pki(pki)?
     })
 }

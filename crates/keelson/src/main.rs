@@ -21,6 +21,7 @@ mod doctor;
 mod envtest;
 mod etcd;
 mod families;
+mod flagz;
 mod follow;
 mod furnish;
 mod history;

@@ -1,6 +1,8 @@
-//! What a kubeconfig says, and clients by it. Files that it names (the authority of the server's certificate, the client's own certificate and key) are followed: what stands in
-//! them is looked at again with the first request after five minutes, as client-go does it, and a client is made anew when it has changed. Files that
-//! are missing or don't go together are told of, and change nothing. Who sends no request looks at nothing.
+//! What a kubeconfig says, and clients by it.
+//!
+//! Files that it names (the authority of the server's certificate, the client's own certificate and key) are followed: what stands in them is
+//! looked at again with the first request after five minutes, as client-go does it, and a client is made anew when it has changed. Files that are
+//! missing or don't go together are told of, and change nothing. Who sends no request looks at nothing.
 
 use anyhow::Context;
 use http::Request;

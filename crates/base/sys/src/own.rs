@@ -81,7 +81,8 @@ pub fn own() -> io::Result<Own> {
     })
 }
 
-fn started() -> io::Result<f64> {
+/// When this process started, in seconds since 1970.
+pub fn started() -> io::Result<f64> {
     let bad = || io::Error::from(io::ErrorKind::InvalidData);
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     // The name, which may have anything in it, ends with the last bracket; the start is the 22nd field.

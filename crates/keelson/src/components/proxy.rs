@@ -122,7 +122,9 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         let front = Front::of(health.clone(), &["/healthz", "/livez"]);
         plain::start(&mut components, "healthz", options.healthz_bind_address, front).await?;
         let telling = options.reach.telling().await?;
-        let front = Front::of(health, &["/healthz"]).with_metrics(&telling.measures);
+        let front = Front::of(health, &["/healthz"])
+            .with_metrics(&telling.measures)
+            .with_pages("kube-proxy");
         plain::start(&mut components, "metrics", options.metrics_bind_address, front).await?;
         let settings = Config {
             node_name,

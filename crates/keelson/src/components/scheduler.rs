@@ -58,7 +58,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         let client = options.reach.client().await?;
         let mut components = Supervisor::default();
         let telling = options.reach.telling().await?;
-        let front = Front::whole(components.health(), &telling.measures);
+        let front = Front::whole(components.health(), &telling.measures).with_pages("kube-scheduler");
         let secure = &options.secure;
         secure
             .start(&mut components, &options.reach.kubeconfig, PORT, front)

@@ -9,6 +9,7 @@ use keelson_client::Pace;
 use keelson_client::reviews::Remember;
 use keelson_client::revocations::Revocations;
 use keelson_pki::verify::{Live, Roots};
+use keelson_zpages::Flags;
 use rustls::server::ResolvesServerCert;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_pki_types::pem::PemObject;
@@ -211,6 +212,8 @@ pub struct Config {
     pub reviews: Remember,
     /// What has been taken back in this cluster; `None`: the cluster keeps no such list.
     pub revocations: Option<Arc<Revocations>>,
+    /// What the program was told, for `/flagz`; `None`: that isn't served.
+    pub flags: Option<Arc<Flags>>,
     /// What other nodes may have of images here; `None`: nothing.
     pub archives: Option<Arc<dyn Archives>>,
     /// exec, attach, logs and the like are served; the machine's logs are.
@@ -309,6 +312,7 @@ impl Default for Config {
             anonymous: false,
             reviews: Remember::default(),
             revocations: None,
+            flags: None,
             archives: None,
             debugging_handlers: true,
             system_logs: true,

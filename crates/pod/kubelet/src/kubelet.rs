@@ -69,6 +69,8 @@ pub struct Kubelet {
     pub started: jiff::Timestamp,
     /// Counts what the runtime tells: whoever waits for the end of a container looks when it changes.
     pub runtime_events: tokio::sync::watch::Sender<u64>,
+    /// `/statusz` and `/flagz`.
+    pub pages: keelson_zpages::Pages,
     /// What is counted for whoever watches this kubelet.
     pub metrics: Arc<Metrics>,
     /// Use of CPU between two readings.

@@ -195,6 +195,7 @@ pub async fn build(
         Arc::new(claims::Registry(claims.clone())),
     ];
     Ok(Arc::new(Kubelet {
+        pages: crate::server::routes::pages(cfg.flags.clone()),
         providers: Providers::new(cfg.credential_providers.as_ref(), tools.clone(), &metrics),
         volumes: Volumes::new(tools, csi, stop.clone()),
         devices,

@@ -114,7 +114,10 @@ async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut requ
     let asked = context.user.clone();
     let stopping = request.extensions().get::<Stopping>().cloned();
     let own = server.config.advertise_address;
-    let takes_gzip = resource.is_some() && compressed::is_wanted(request.method(), &context, request.headers(), own);
+    let wanted = match &resource {
+        Some(_) => compressed::wanted(request.method(), &context, request.headers(), own),
+        None => compressed::Wanted::Nothing,
+    };
     let mut class = Class::default();
     let span = traces::begin(server, &context, &request);
     let answer = match within(&span, served(server, &mut context, request, &mut class)).await {
@@ -126,12 +129,9 @@ async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut requ
     drop(span);
     let answer = seated(answer, &context);
     if asked != context.user {
-        trail.impersonates(&context.user);
+        trail.impersonates(&context.user, context.constraint);
     }
-    let answer = match (trail.answered(answer).await, takes_gzip) {
-        (answer, true) => compressed::answer(answer).await,
-        (answer, false) => answer,
-    };
+    let answer = compressed::packed(trail.answered(answer).await, wanted).await;
     let answer = match stopping {
         Some(Stopping(stop)) if context.info.verb == "watch" => answer.map(|body| Body::until(body, stop)),
         _ => answer,
@@ -193,11 +193,13 @@ async fn served(
     mut request: Request,
     class: &mut Class,
 ) -> Result<Response, Stopped> {
-    if let Some(user) =
-        impersonation::impersonate(&context.user, request.headers_mut(), server.authorizer.as_ref()).await?
-    {
-        tracing::debug!("{} is impersonating {}", context.user.name, user.name);
-        context.user = Arc::new(user);
+    let acts = server
+        .impersonation
+        .of(context, request.headers_mut(), server.authorizer.as_ref());
+    if let Some(acts) = acts.await? {
+        tracing::debug!("{} is impersonating {}", context.user.name, acts.user.name);
+        context.user = Arc::new(acts.user);
+        context.constraint = acts.constraint;
         request.extensions_mut().insert(impersonation::Acting);
     }
     let classed = server.flow.classify(&context.user, &context.info)?;

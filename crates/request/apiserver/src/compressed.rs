@@ -1,4 +1,5 @@
-//! Long answers to `get` and `list` are compressed for who takes gzip, as upstream: from 128 KiB on, and quickly rather than well.
+//! Long answers to `get` and `list` are compressed for who takes gzip, as upstream: from 128 KiB on, and quickly rather than well. So are watches
+//! that begin with what is there, which is most of what they ever send: each piece by itself, so that nothing waits for what comes later.
 //! Not so for programs of this machine, which would only pay for it: between them and the server there is no line to be spared.
 //!
 //! How long an answer is shows when so much of it is there; what is shorter goes as it is. The rest is compressed a piece at a
@@ -20,12 +21,80 @@ const LEAST: usize = 128 << 10;
 /// So much is compressed at a time.
 const PIECE: usize = 64 << 10;
 
-/// Whether a client takes gzip for such a request that is on another machine than this one's address. Logs and proxies are others' answers.
-pub fn is_wanted(method: &Method, context: &RequestContext, headers: &HeaderMap, own: IpAddr) -> bool {
+/// What of an answer is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Nothing,
+    /// All of it, if it is long.
+    Whole,
+    /// Each piece.
+    Pieces,
+}
+
+/// What a client takes that is on another machine than this one's address. Logs and proxies are others' answers.
+pub fn wanted(method: &Method, context: &RequestContext, headers: &HeaderMap, own: IpAddr) -> Wanted {
     let info = &context.info;
-    let is_read = method == Method::GET && matches!(info.verb.as_str(), "get" | "list");
     let is_object = matches!(info.subresource.as_str(), "" | "status" | "scale");
-    is_read && is_object && takes_gzip(headers) && !context.remote.is_some_and(|from| is_here(from.ip(), own))
+    let is_far = !context.remote.is_some_and(|from| is_here(from.ip(), own));
+    if method != Method::GET || !is_object || !is_far || !takes_gzip(headers) {
+        return Wanted::Nothing;
+    }
+    match info.verb.as_str() {
+        "get" | "list" => Wanted::Whole,
+        // What goes by a WebSocket is messages.
+        "watch" if begins_with_what_is_there(context) && !headers.contains_key(header::SEC_WEBSOCKET_KEY) => {
+            Wanted::Pieces
+        }
+        _ => Wanted::Nothing,
+    }
+}
+
+fn begins_with_what_is_there(context: &RequestContext) -> bool {
+    let asked = context.info.query.get("sendInitialEvents");
+    asked.is_some_and(|said| matches!(said, "1" | "t" | "T" | "true" | "TRUE" | "True"))
+}
+
+/// The answer, with as much compressed as is wanted.
+pub async fn packed(given: Response, wanted: Wanted) -> Response {
+    match wanted {
+        Wanted::Nothing => given,
+        Wanted::Whole => answer(given).await,
+        Wanted::Pieces => pieces(given),
+    }
+}
+
+/// A stream of which each piece is a whole gzip member: whoever reads one after the other has all that was sent so far.
+fn pieces(answer: Response) -> Response {
+    if !is_plain(&answer) {
+        return answer;
+    }
+    let (mut head, body) = answer.into_parts();
+    say(&mut head.headers);
+    let begun = Pieces {
+        begun: VecDeque::new(),
+        body,
+        is_over: false,
+    };
+    let body = Body::from_stream(stream::try_unfold(begun, |mut pieces| async move {
+        let Some(piece) = pieces.next().await? else {
+            return Ok(None);
+        };
+        let mut packer = GzEncoder::new(Vec::new(), Compression::fast());
+        packer.write_all(&piece).map_err(BodyError::of)?;
+        let packed = packer.finish().map_err(BodyError::of)?;
+        Ok::<_, BodyError>(Some((Bytes::from(packed), pieces)))
+    }));
+    Response::from_parts(head, body)
+}
+
+fn is_plain(answer: &Response) -> bool {
+    answer.status() == StatusCode::OK && !answer.headers().contains_key(header::CONTENT_ENCODING)
+}
+
+fn say(headers: &mut HeaderMap) {
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
 }
 
 fn is_here(from: IpAddr, own: IpAddr) -> bool {
@@ -45,14 +114,13 @@ fn takes_gzip(headers: &HeaderMap) -> bool {
 }
 
 /// The answer, compressed if it is long.
-pub async fn answer(answer: Response) -> Response {
-    let is_plain = answer.status() == StatusCode::OK && !answer.headers().contains_key(header::CONTENT_ENCODING);
+async fn answer(answer: Response) -> Response {
     let is_short = answer
         .body()
         .size_hint()
         .upper()
         .is_some_and(|most| most <= LEAST as u64);
-    if !is_plain || is_short {
+    if !is_plain(&answer) || is_short {
         return answer;
     }
     let (mut head, body) = answer.into_parts();
@@ -67,11 +135,7 @@ pub async fn answer(answer: Response) -> Response {
             Ok::<_, BodyError>(pieces.next().await?.map(|piece| (piece, pieces)))
         })),
         true => {
-            head.headers.remove(header::CONTENT_LENGTH);
-            let gzip = HeaderValue::from_static("gzip");
-            head.headers.insert(header::CONTENT_ENCODING, gzip);
-            let varies = HeaderValue::from_static("Accept-Encoding");
-            head.headers.append(header::VARY, varies);
+            say(&mut head.headers);
             Body::from_stream(stream::try_unfold(Some(Packed::new(pieces)), |packed| async move {
                 match packed {
                     Some(packed) => packed.next().await.map(Some),
@@ -206,6 +270,47 @@ mod tests {
                 "{pieces:?}: {length}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn each_piece_of_a_stream_can_be_read_when_it_has_come() {
+        let events = ["{\"a\":1}\n", "{\"b\":2}\n"].map(|e| Ok::<_, BodyError>(Bytes::from_static(e.as_bytes())));
+        let answered = pieces(Response::new(Body::from_stream(stream::iter(events))));
+        assert_eq!(answered.headers()[header::CONTENT_ENCODING], "gzip");
+        let (mut body, mut read) = (answered.into_body(), Vec::new());
+        while let Some(frame) = body.frame().await {
+            let mut text = String::new();
+            GzDecoder::new(&frame.unwrap().into_data().unwrap()[..])
+                .read_to_string(&mut text)
+                .unwrap();
+            read.push(text);
+        }
+        assert_eq!(read, ["{\"a\":1}\n", "{\"b\":2}\n"]);
+    }
+
+    #[test]
+    fn watches_are_compressed_that_begin_with_what_is_there() {
+        let of = |path: &str, headers: &[(&'static str, &'static str)]| {
+            let info = crate::request::RequestInfo::parse(&Method::GET, &path.parse().unwrap()).unwrap();
+            let context = RequestContext::new(info, crate::request::UserInfo::default());
+            let headers = headers.iter().map(|(k, v)| {
+                let name = header::HeaderName::from_static(k);
+                (name, HeaderValue::from_static(v))
+            });
+            wanted(&Method::GET, &context, &headers.collect(), "192.0.2.1".parse().unwrap())
+        };
+        let gzip = ("accept-encoding", "gzip");
+        let list = "/api/v1/pods?watch=1&sendInitialEvents=true";
+        assert_eq!(of(list, &[gzip]), Wanted::Pieces);
+        assert_eq!(of(list, &[]), Wanted::Nothing);
+        assert_eq!(of(list, &[gzip, ("sec-websocket-key", "x")]), Wanted::Nothing);
+        assert_eq!(of("/api/v1/pods?watch=1", &[gzip]), Wanted::Nothing);
+        assert_eq!(
+            of("/api/v1/pods?watch=1&sendInitialEvents=false", &[gzip]),
+            Wanted::Nothing
+        );
+        assert_eq!(of("/api/v1/pods", &[gzip]), Wanted::Whole);
+        assert_eq!(of("/api/v1/namespaces/a/pods/p/log", &[gzip]), Wanted::Nothing);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod chain;
 mod compressed;
 pub mod config;
 pub mod connect;
+mod consistency;
 pub mod crd;
 pub mod discovery;
 pub mod encryption;

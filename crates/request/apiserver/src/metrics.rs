@@ -4,6 +4,7 @@
 
 mod access;
 mod admission;
+mod impersonation;
 pub mod process;
 mod requests;
 mod store;
@@ -17,11 +18,12 @@ use crate::aggregation::Services;
 use crate::flow::LevelUsage;
 use crate::version;
 use access::{Access, Flow};
+pub use impersonation::Impersonations;
 use keelson_measure::{IntCounter, IntCounterVec, IntGaugeVec, Measures};
 use parking_lot::Mutex;
 use requests::Requests;
 use std::sync::Arc;
-use store::StoreMetrics;
+pub use store::StoreMetrics;
 
 pub struct Metrics {
     measures: Measures,
@@ -29,6 +31,7 @@ pub struct Metrics {
     reading: Mutex<()>,
     pub requests: Requests,
     pub access: Access,
+    pub impersonations: Impersonations,
     pub flow: Flow,
     pub admission: Arc<AdmissionMetrics>,
     pub store: Arc<StoreMetrics>,
@@ -44,6 +47,7 @@ impl Metrics {
         Metrics {
             requests: Requests::new(m),
             access: Access::new(m),
+            impersonations: Impersonations::new(m),
             flow: Flow::new(m),
             admission: Arc::new(AdmissionMetrics::new(m)),
             store: Arc::new(StoreMetrics::new(m)),

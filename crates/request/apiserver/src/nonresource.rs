@@ -1,6 +1,8 @@
-//! What is served besides resources: discovery, OpenAPI, version, health, metrics, the issuer's documents, the index.
+//! What is served besides resources: discovery, OpenAPI, version, health, metrics, the issuer's documents, what the server is and was told,
+//! the index.
 
 use crate::authorities;
+use crate::config::Config;
 use crate::encryption;
 use crate::joining;
 use crate::nowhere::{self, Nowhere};
@@ -12,6 +14,7 @@ use crate::version;
 use http::{HeaderValue, Method, StatusCode, header};
 use keelson_api::value;
 use keelson_pki::ServiceAccountKeys;
+use keelson_zpages::{Asked, Pages};
 use std::time::Duration;
 
 /// How long the page of metrics waits for the size of the store.
@@ -49,6 +52,9 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
     if upgrades::is_asked(server, context) {
         return upgrades::serve(server, context, request).await;
     }
+    if let Some(answer) = server.pages.answer(&asked(context, &request)) {
+        return page(answer);
+    }
     match context.info.path.trim_end_matches('/') {
         "/metrics" | "/metrics/slis" => metrics(server).await,
         "" | "/index.html" => index(server),
@@ -84,30 +90,57 @@ fn issuer_document(document: serde_json::Value, content_type: &'static str) -> R
     answer
 }
 
+fn asked<'a>(context: &'a RequestContext, request: &'a Request) -> Asked<'a> {
+    Asked {
+        path: &context.info.path,
+        accept: request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()),
+        agent: &context.user_agent,
+        pretty: context.info.query.get("pretty"),
+    }
+}
+
+fn page(answer: keelson_zpages::Answer) -> Response {
+    let code = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = response::bytes_of(code, "text/plain", answer.body.into());
+    let headers = response.headers_mut();
+    if let Ok(kind) = HeaderValue::try_from(answer.content_type) {
+        headers.insert(header::CONTENT_TYPE, kind);
+    }
+    if let Some(warning) = answer.warning.and_then(|text| HeaderValue::try_from(text).ok()) {
+        headers.append(header::WARNING, warning);
+    }
+    response
+}
+
+/// What is there whatever kinds there are.
+const PATHS: [&str; 12] = [
+    "/.well-known/openid-configuration",
+    "/api",
+    "/api/v1",
+    "/apis",
+    "/healthz",
+    "/livez",
+    "/metrics",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/openid/v1/jwks",
+    "/readyz",
+    "/version",
+];
+
+/// By upstream's name of the server.
+pub fn pages(config: &Config) -> Pages {
+    Pages::new("apiserver", version::GIT_VERSION, PATHS, config.flags.clone())
+}
+
 /// The paths that are served.
 fn index(server: &ServerState) -> Response {
     let table = server.table.snapshot();
-    let mut paths: Vec<String> = [
-        "/.well-known/openid-configuration",
-        "/api",
-        "/api/v1",
-        "/apis",
-        "/healthz",
-        "/livez",
-    ]
-    .map(String::from)
-    .to_vec();
-    paths.extend(
-        [
-            "/metrics",
-            "/openapi/v2",
-            "/openapi/v3",
-            "/openid/v1/jwks",
-            "/readyz",
-            "/version",
-        ]
-        .map(String::from),
-    );
+    let mut paths: Vec<String> = PATHS
+        .into_iter()
+        .chain(server.pages.own_paths())
+        .map(String::from)
+        .collect();
     for group in server.discovery.groups(&table) {
         paths.push(format!("/apis/{}", group.name));
         paths.extend(group.versions.iter().map(|v| format!("/apis/{}/{v}", group.name)));

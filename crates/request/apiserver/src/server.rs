@@ -3,6 +3,7 @@
 use crate::admission::{self, Configured, policy::PolicyStatus};
 use crate::aggregation::{self, Services};
 use crate::audit::Audit;
+use crate::authn::impersonation::Impersonation;
 use crate::authn::oidc::Issuers;
 use crate::authn::revoked::{self, Revocations};
 use crate::authn::tokens::{Issuer, ServiceAccountTokens};
@@ -14,16 +15,18 @@ use crate::authz::node::NodeAuthorizer;
 use crate::authz::rbac::Rbac;
 use crate::authz::rule::Rule;
 use crate::authz::{self, Authorizers};
-use crate::bootstrap::{self, Servers};
+use crate::bootstrap::{self, Identity, Servers};
 use crate::config::Config;
 use crate::config::file::{self, Reloads};
 use crate::connect::{ClientTls, KubeletClient, Trust};
+use crate::consistency;
 use crate::crd;
 use crate::discovery::Discovery;
 use crate::flow::{self, FlowControl};
 use crate::health::{Health, Hook, Hooks};
 use crate::live::{self, Sink};
 use crate::metrics::Metrics;
+use crate::nonresource;
 use crate::openapi::OpenApi;
 use crate::renew;
 use crate::request::{Intake, UserInfo};
@@ -54,6 +57,7 @@ pub struct ApiServer {
     stop: CancellationToken,
     /// `None`: nobody but this machine reaches it.
     servers: Option<Arc<Servers>>,
+    identity: Option<Arc<Identity>>,
 }
 
 impl ApiServer {
@@ -72,12 +76,14 @@ impl ApiServer {
         // A server that only this machine reaches (a test) is of no use to others.
         let reachable = config.publish_kubernetes_service && !config.advertise_address.is_loopback();
         let (store, loopback) = (state.engine.store().clone(), state.loopback.clone());
+        let identity = config.host.as_ref().map(|host| Identity::new(loopback.clone(), host));
         let servers = reachable.then(|| Servers::new(store, loopback, config.advertise_address, config.advertise_port));
         let server = ApiServer {
             state,
             ready,
             stop,
             servers,
+            identity,
         };
         server.start(ready_sender);
         server.follow_files(issuers);
@@ -163,12 +169,23 @@ impl ApiServer {
 
     /// Tells the cluster that this server is about to stop; new connections go to others from now on, if there are any.
     pub async fn leave(&self) {
-        let Some(servers) = &self.servers else { return };
-        match tokio::time::timeout(LEAVE_WITHIN, servers.leave()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => tracing::warn!("taking this server out of the service kubernetes failed: {e}"),
-            Err(_) => tracing::warn!("taking this server out of the service kubernetes took too long"),
-        }
+        let servers = async {
+            let Some(servers) = &self.servers else { return };
+            match tokio::time::timeout(LEAVE_WITHIN, servers.leave()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => tracing::warn!("taking this server out of the service kubernetes failed: {e}"),
+                Err(_) => tracing::warn!("taking this server out of the service kubernetes took too long"),
+            }
+        };
+        let identity = async {
+            let Some(identity) = &self.identity else { return };
+            match tokio::time::timeout(LEAVE_WITHIN, identity.leave()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => tracing::warn!("removing this server's lease failed: {e}"),
+                Err(_) => tracing::warn!("removing this server's lease took too long"),
+            }
+        };
+        tokio::join!(servers, identity);
     }
 
     /// Ends the server's tasks. Requests that are open go on.
@@ -180,6 +197,10 @@ impl ApiServer {
     /// Configuration in files is followed while the server runs.
     fn follow_files(&self, issuers: Option<Arc<Issuers>>) {
         let (config, metrics) = (&self.state.config, &self.state.metrics);
+        if let Some(issuers) = issuers.clone() {
+            let server = config.id();
+            metrics.add(move |page| issuers.write(page, &server));
+        }
         if let (Some(issuers), Some(source)) = (issuers, &config.authentication.file) {
             let reloads = Reloads::new("authentication_config_controller", &config.id(), &source.text);
             let counted = reloads.clone();
@@ -246,7 +267,9 @@ impl ApiServer {
         let tracking = bootstrap::TokenTracking::new(state.loopback.clone());
         synced.push(follow(bootstrap::TokenTracking::PATH, tracking.sink()));
         tokio::spawn(tracking.run(stop.clone()));
-        state.hooks.done(&[Hook::LegacyTokenTracking]);
+        state
+            .hooks
+            .done(&[Hook::LegacyTokenTracking, Hook::IdentityLease, Hook::IdentityCollector]);
         synced.extend(
             state
                 .node_authorizer
@@ -260,6 +283,7 @@ impl ApiServer {
         let (hooks, engine) = (state.hooks.clone(), state.engine.clone());
         let spec = bootstrap::Spec::of(&state.config);
         let (table, stopped, servers) = (state.table.clone(), stop.clone(), self.servers.clone());
+        let identity = self.identity.clone();
         tokio::spawn(async move {
             let work = async {
                 let absent = async {
@@ -299,6 +323,7 @@ impl ApiServer {
                         aggregation::register::run(table, loopback.clone(), stopped.clone(), &hooks),
                         repair_services(&engine, &hooks),
                         OptionFuture::from(servers.as_ref().map(|servers| servers.run())),
+                        OptionFuture::from(identity.as_ref().map(|identity| identity.run())),
                     );
                 };
                 tokio::join!(OptionFuture::from(is_late.then_some(begun)), others);
@@ -324,6 +349,8 @@ impl ApiServer {
             tokio::spawn(async move { sealing.run(stop).await });
         }
         tokio::spawn(aggregation::watch_availability(Arc::downgrade(state), stop.clone()));
+        let (engine, told) = (state.engine.clone(), state.metrics.store.clone());
+        tokio::spawn(consistency::run(engine, told, stop.clone()));
     }
 }
 
@@ -520,6 +547,8 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
         kubelet: KubeletClient::new(made.kubelet_tls, loopback.clone()),
         front_proxy_client: parking_lot::RwLock::new(config.front_proxy_client.clone()),
         proxy_tls: made.proxy_tls,
+        pages: nonresource::pages(&config),
+        impersonation: Impersonation::new(metrics.impersonations.clone()),
         health,
         hooks,
         ending,

@@ -3,6 +3,7 @@
 use crate::admission::Configured;
 use crate::aggregation::Services;
 use crate::audit::Audit;
+use crate::authn::impersonation::Impersonation;
 use crate::authn::revoked::Revocations;
 use crate::authn::tokens::ServiceAccountTokens;
 use crate::authn::vouched::Vouched;
@@ -23,6 +24,7 @@ use crate::serve::{Handle, Loopback};
 use crate::sync::Following;
 use futures::future::BoxFuture;
 use keelson_registry::{Admission, Engine, ResourceTable};
+use keelson_zpages::Pages;
 use parking_lot::RwLock;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +45,7 @@ pub struct ServerState {
     /// The server's calls to itself.
     pub loopback: Loopback,
     pub authenticator: Arc<Authenticator>,
+    pub impersonation: Impersonation,
     pub revocations: Arc<Revocations>,
     /// Whose certificates are good, and who is connected by them.
     pub vouched: Arc<Vouched>,
@@ -59,6 +62,8 @@ pub struct ServerState {
     pub hooks: Arc<Hooks>,
     /// Cancelled when the server takes its leave.
     pub ending: CancellationToken,
+    /// `/statusz` and `/flagz`.
+    pub pages: Pages,
     pub discovery: Discovery,
     pub openapi: OpenApi,
     pub services: Arc<Services>,

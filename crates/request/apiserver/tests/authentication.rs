@@ -178,6 +178,25 @@ async fn tokens_of_a_trusted_issuer_are_users_and_the_file_is_followed() {
     let most = 2 + usize::try_from(began.elapsed().as_secs()).unwrap();
     assert!(fetches <= most, "{fetches} fetches for 300 bad tokens");
 
+    // When the keys were fetched, and which they were.
+    let page = |answer: &harness::Answer| String::from_utf8_lossy(&answer.bytes).into_owned();
+    let keys_of = |page: &str| {
+        let told = "apiserver_authentication_jwt_authenticator_jwks_fetch_last_key_set_info{";
+        page.lines().find(|line| line.starts_with(told)).map(str::to_owned)
+    };
+    let told = page(&api.get("/metrics").await);
+    let first = keys_of(&told).unwrap();
+    assert!(
+        first.contains("hash=\"sha256:") && first.contains("jwt_issuer_hash=\"sha256:"),
+        "{first}"
+    );
+    let fetched = "apiserver_authentication_jwt_authenticator_jwks_fetch_last_timestamp_seconds{";
+    assert!(
+        told.lines()
+            .any(|line| line.starts_with(fetched) && line.contains("result=\"success\"")),
+        "{told}"
+    );
+
     // A new key is found as soon as a token is signed with it.
     let second = Key::new("two");
     issuer.keys.lock().push(second.jwk());
@@ -191,6 +210,7 @@ async fn tokens_of_a_trusted_issuer_are_users_and_the_file_is_followed() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(code, 200);
+    assert_ne!(keys_of(&page(&api.get("/metrics").await)), Some(first));
 
     // A file that is wrong changes nothing, and is counted.
     dir.write("authn.yaml", &configuration(&ca, "http://x", "no:"));

@@ -186,6 +186,31 @@ async fn a_definition_is_served_validated_and_removed() {
     api.until(TABS, |a| a.code == 404).await;
 }
 
+/// Upstream's own controllers write none.
+#[tokio::test]
+async fn generations_that_somebody_has_seen_stay_in_the_status() {
+    let api = with_definition().await;
+    let path = format!("{CRDS}/tabs.x.example.com");
+    let established = value!({"status": {"observedGeneration": 1, "conditions": [{"type": "Reviewed", "status": "True",
+        "observedGeneration": 1, "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+    let status = format!("{path}/status");
+    api.patch(&status, "merge-patch+json", established).await.expect(200);
+    let patch = value!({"spec": {"names": {"categories": ["all"]}}, "status": {"observedGeneration": 9}});
+    let changed = api.patch(&path, "merge-patch+json", patch).await.expect(200);
+    assert_eq!(changed.json().at(&["metadata", "generation"]), Some(&2.into()));
+    // Its names are decided anew, with conditions of their own.
+    let accepted = |answer: &harness::Answer| condition(&answer.json(), "Established") == "True";
+    let after = api.until(&path, accepted).await.json();
+    assert_eq!(after.at(&["status", "observedGeneration"]), Some(&1.into()));
+    let conditions = after.at(&["status", "conditions"]).and_then(Value::as_array).unwrap();
+    let reviewed = conditions.iter().find(|c| c.get("type") == Some(&"Reviewed".into()));
+    assert_eq!(
+        reviewed.and_then(|c| c.get("observedGeneration")),
+        Some(&1.into()),
+        "{conditions:?}"
+    );
+}
+
 #[tokio::test]
 async fn names_are_granted_once() {
     let api = with_definition().await;

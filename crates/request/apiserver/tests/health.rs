@@ -190,3 +190,71 @@ async fn a_node_port_without_a_service_is_free_after_some_looks() {
     engine.repair_services().await.unwrap();
     api.post(SERVICES, service("b")).await.expect(201);
 }
+
+#[tokio::test]
+async fn what_a_server_is_and_was_told_is_for_who_monitors_it() {
+    let flags: keelson_zpages::Flags = [("api-port".to_string(), "6443".to_string())].into();
+    let api = Api::starting_with(Memory::new(), |config| config.flags = Some(Arc::new(flags)));
+    api.server.ready().await;
+    let paths = api.get("/").await.expect(200).json();
+    let listed = paths.at(&["paths"]).and_then(Value::as_array).unwrap();
+    for path in ["/flagz", "/statusz"] {
+        assert!(listed.contains(&Value::from(path)), "{listed:?}");
+    }
+    // Nobody else may see them, and who may sees no more than that.
+    let api = api.called_by("eve", &["system:authenticated"]);
+    api.get("/statusz").await.expect(403);
+    let api = api.called_by("watcher", &["system:monitoring"]);
+    for path in ["/statusz/x", "/flagz/"] {
+        api.get(path).await.expect(403);
+    }
+    let ask = |path, accept| api.call("GET", path, "", accept, Vec::new());
+    let text = ask("/flagz", "*/*").await.expect(200);
+    assert_eq!(text.headers["content-type"], "text/plain; charset=utf-8");
+    assert!(String::from_utf8_lossy(&text.bytes).starts_with("\napiserver flagz\nWarning: "));
+    let flagz = ask("/flagz", "application/json;v=v1beta1;g=config.k8s.io;as=Flagz").await;
+    assert_eq!(
+        flagz.expect(200).json().at(&["flags", "api-port"]),
+        Some(&"6443".into())
+    );
+    let statusz = ask("/statusz", "application/json;v=v1alpha1;g=config.k8s.io;as=Statusz").await;
+    assert!(statusz.headers["warning"].to_str().unwrap().contains("is deprecated"));
+    assert_eq!(
+        statusz.expect(200).json().at(&["paths"]),
+        Some(&value!([
+            "/flagz", "/healthz", "/livez", "/metrics", "/readyz", "/statusz", "/version"
+        ]))
+    );
+    let refused = ask("/statusz", "application/json").await.expect(406);
+    assert_eq!(refused.str(&["reason"]), "NotAcceptable");
+}
+
+/// How many comparisons of caches with the store came to this, of all resources.
+async fn compared(api: &Api, status: &str) -> u64 {
+    let page = api.get("/metrics").await;
+    let page = String::from_utf8(page.bytes.to_vec()).unwrap();
+    let counted = "apiserver_storage_consistency_checks_total{";
+    let lines = page
+        .lines()
+        .filter(|line| line.starts_with(counted) && line.contains(status));
+    lines
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+        .sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn caches_are_compared_with_the_store_while_something_happens() {
+    let api = Api::new().await;
+    let pause = Duration::from_secs(8 * 60);
+    tokio::time::sleep(pause).await;
+    let first = compared(&api, "success").await;
+    assert!(first > 10, "{first}");
+    // Nothing has happened, nothing is compared.
+    tokio::time::sleep(pause).await;
+    assert_eq!(compared(&api, "success").await, first);
+    let map = value!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
+    api.post("/api/v1/namespaces/default/configmaps", map).await.expect(201);
+    tokio::time::sleep(pause).await;
+    assert_eq!(compared(&api, "success").await, first + 1);
+    assert_eq!(compared(&api, "failure").await + compared(&api, "error").await, 0);
+}

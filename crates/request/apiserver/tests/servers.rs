@@ -298,3 +298,80 @@ async fn what_servers_are_known_by_to_kubelets_opens_kubelets_only() {
     at_kubelets.get("/metrics").await.expect(403);
     at_kubelets.get("/api/v1/secrets").await.expect(403);
 }
+
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
+
+async fn named(store: &Arc<Memory>, host: &str) -> Api {
+    let api = Api::starting_with(store.clone(), |config| config.host = Some(host.into()));
+    api.server.ready().await;
+    api
+}
+
+fn holders(answer: &Answer) -> Vec<(String, String)> {
+    let list = answer.json();
+    let text = |lease: &Value, path: &[&str]| lease.at(path).and_then(Value::as_str).unwrap_or_default().to_string();
+    let leases = list.at(&["items"]).and_then(Value::as_array).unwrap().iter();
+    leases
+        .map(|lease| {
+            let host = text(lease, &["metadata", "labels", "kubernetes.io/hostname"]);
+            (host, text(lease, &["spec", "holderIdentity"]))
+        })
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_server_has_a_lease_while_it_is_there_and_what_nobody_renews_goes_after_an_hour() {
+    let _time = keelson_clock::simulate("2026-01-01T00:00:00Z".parse().unwrap());
+    let store = Memory::new();
+    let found = format!("{LEASES}?labelSelector=apiserver.kubernetes.io/identity%3Dkube-apiserver");
+    let first = named(&store, "vm").await;
+    let second = named(&store, "other").await;
+    let both = first.until(&found, |answer| holders(answer).len() == 2).await;
+    let hosts: BTreeSet<String> = holders(&both).into_iter().map(|(host, _)| host).collect();
+    assert_eq!(hosts, ["other", "vm"].map(String::from).into());
+    let path = format!("{LEASES}/apiserver-wlv32tlttr4jl3gtroqexyxapa");
+    let lease = first.get(&path).await.expect(200);
+    assert_eq!(
+        lease.json().at(&["spec", "leaseDurationSeconds"]),
+        Some(&Value::from(3600))
+    );
+    assert!(
+        lease
+            .str(&["spec", "holderIdentity"])
+            .starts_with("apiserver-wlv32tlttr4jl3gtroqexyxapa_")
+    );
+    assert_eq!(
+        lease.str(&["metadata", "labels", "apiserver.kubernetes.io/identity"]),
+        "kube-apiserver"
+    );
+    // It is renewed, and made again if somebody takes it away.
+    let renewed = lease.str(&["spec", "renewTime"]);
+    first
+        .until(&path, |answer| answer.str(&["spec", "renewTime"]) > renewed)
+        .await;
+    first.delete(&path).await.expect(200);
+    first.until(&path, |answer| answer.code == 200).await;
+    // A restart is another holder of the same lease.
+    let before = first.get(&path).await.str(&["spec", "holderIdentity"]);
+    first.server.shutdown();
+    let again = named(&store, "vm").await;
+    again
+        .until(&path, |answer| {
+            answer.code == 200 && answer.str(&["spec", "holderIdentity"]) != before
+        })
+        .await;
+    // Who leaves takes the lease along; who is killed doesn't, and is forgotten within two hours.
+    second.server.leave().await;
+    again.until(&found, |answer| holders(answer).len() == 1).await;
+    let killed = named(&store, "other").await;
+    again.until(&found, |answer| holders(answer).len() == 2).await;
+    killed.server.shutdown();
+    drop(killed);
+    tokio::time::sleep(std::time::Duration::from_secs(3500)).await;
+    assert_eq!(holders(&again.get(&found).await).len(), 2);
+    tokio::time::sleep(std::time::Duration::from_secs(2 * 3600 + 200 - 3500)).await;
+    let left = again.until(&found, |answer| holders(answer).len() == 1).await;
+    assert_eq!(holders(&left)[0].0, "vm");
+    again.server.leave().await;
+    again.get(&path).await.expect(404);
+}

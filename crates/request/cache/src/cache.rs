@@ -12,6 +12,7 @@ use crate::{Codec, Entry, Error, Form, Result, Selection, feed};
 use bytes::Bytes;
 use keelson_store::{KeyRange, Revision, Store};
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, watch as signal};
@@ -97,6 +98,9 @@ pub(crate) struct Inner {
     pub(crate) progress_wanted: Notify,
     /// Why it doesn't get on, for those who wait for it.
     trouble: Mutex<Option<Error>>,
+    /// How often something was changed, and how often it had been when the cache was found to be what the store has.
+    pub(crate) changes: AtomicU64,
+    pub(crate) compared: AtomicU64,
 }
 
 impl Cache {
@@ -112,6 +116,8 @@ impl Cache {
             reached,
             progress_wanted: Notify::new(),
             trouble: Mutex::default(),
+            changes: AtomicU64::new(1),
+            compared: AtomicU64::new(0),
         });
         let stop = CancellationToken::new();
         let feed = Feed {
@@ -343,6 +349,7 @@ impl Inner {
         *self.trouble.lock() = None;
         let mut watchers = self.watchers.lock();
         self.state.lock().reset(snapshot);
+        self.changes.fetch_add(1, Ordering::AcqRel);
         // What happened in between is not known.
         watchers.end(Error::Restarted { revision });
         drop(watchers);
@@ -357,6 +364,9 @@ impl Inner {
         let ages_at = {
             let mut state = self.state.lock();
             state.apply(&changes, synced, &self.indexes, now);
+            if !changes.is_empty() {
+                self.changes.fetch_add(1, Ordering::AcqRel);
+            }
             state.ring.ages_at(now)
         };
         // Reads need not wait until everybody has been told.

@@ -33,6 +33,7 @@
 //! | sendInitialEvents=false, RV `0` or unset     | `Now(At::Any / Consistent)`                   |
 
 mod cache;
+mod consistency;
 mod entry;
 mod error;
 mod feed;
@@ -47,6 +48,7 @@ mod watch;
 mod watchers;
 
 pub use cache::{At, Cache, Config, ListPage, ListQuery};
+pub use consistency::Consistency;
 pub use entry::{Attributes, Entry};
 pub use error::{Error, Result};
 pub use forms::{Form, Forms};

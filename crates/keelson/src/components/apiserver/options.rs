@@ -250,6 +250,8 @@ impl Options {
             authorization: config.access.authorization.clone(),
             admission: config.access.admission.clone(),
             audit: config.audit.clone(),
+            flags: Some(Arc::new(crate::flagz::of_this_process())),
+            host: Some(crate::config::host_name()?),
             ..keelson_apiserver::Config::new(keys)
         })
     }

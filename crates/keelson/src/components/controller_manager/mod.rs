@@ -204,7 +204,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         };
         let mut components = Supervisor::default();
         let telling = options.reach.telling().await?;
-        let front = Front::whole(components.health(), &telling.measures);
+        let front = Front::whole(components.health(), &telling.measures).with_pages("kube-controller-manager");
         options.secure.start(&mut components, kubeconfig, PORT, front).await?;
         spawn(&mut components, clients, Config { telling, ..settings });
         Ok(components)

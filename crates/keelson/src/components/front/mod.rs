@@ -1,16 +1,17 @@
 //! How a component alone tells how it is: health and metrics, on upstream's ports and paths.
 //!
 //! [`plain`] serves whoever reaches the address, [`secure`] by TLS who the API server knows and lets. What is told is whether anything
-//! of the component has failed and doesn't run again yet, what the component counts, and what the process uses.
+//! of the component has failed and doesn't run again yet, what the component counts, what the process uses, and what it was told.
 
 pub mod plain;
 pub mod secure;
 
 use crate::supervise::Health;
-use http::{HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use keelson_measure::Measures;
+use keelson_zpages::{Answer, Asked, Pages};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket, sockopt};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub fn everywhere(address: SocketAddr) -> SocketAddr {
 
 pub type Reply = Response<Full<Bytes>>;
 
+const METRICS: &str = "/metrics";
 const HEALTH: [&str; 3] = ["/healthz", "/livez", "/readyz"];
 
 /// What a listener answers.
@@ -41,6 +43,8 @@ pub struct Front {
     /// A path that is well only when this says so, too.
     ready: Option<(&'static str, Arc<AtomicBool>)>,
     measures: Option<Measures>,
+    /// `/statusz` and `/flagz`.
+    pages: Option<Pages>,
 }
 
 impl Front {
@@ -55,12 +59,23 @@ impl Front {
             paths: paths.to_vec(),
             ready: None,
             measures: None,
+            pages: None,
         }
     }
 
     pub fn with_metrics(self, measures: &Measures) -> Front {
         Front {
             measures: Some(measures.clone()),
+            ..self
+        }
+    }
+
+    /// With what the component is and was told, under upstream's name of it.
+    pub fn with_pages(self, component: &'static str) -> Front {
+        let metrics = self.measures.as_ref().map(|_| METRICS);
+        let paths: Vec<&str> = self.paths.iter().copied().chain(metrics).collect();
+        Front {
+            pages: Some(crate::flagz::pages(component, paths)),
             ..self
         }
     }
@@ -72,7 +87,8 @@ impl Front {
         }
     }
 
-    pub fn answer(&self, method: &Method, path: &str) -> Reply {
+    pub fn answer(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Reply {
+        let path = uri.path();
         if *method != Method::GET && *method != Method::HEAD {
             return text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n".into());
         }
@@ -85,10 +101,13 @@ impl Front {
         if self.paths.contains(&path) {
             return self.healthy(path);
         }
-        if let Some(measures) = self.measures.as_ref().filter(|_| path == "/metrics") {
+        if let Some(measures) = self.measures.as_ref().filter(|_| path == METRICS) {
             let mut page = measures.page();
             keelson_apiserver::write_process_metrics(&mut page);
             return reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page);
+        }
+        if let Some(answer) = self.pages.as_ref().and_then(|pages| pages.answer(&asked(uri, headers))) {
+            return page(answer);
         }
         text(StatusCode::NOT_FOUND, "404 page not found\n".into())
     }
@@ -107,6 +126,32 @@ impl Front {
 
 pub fn text(status: StatusCode, body: String) -> Reply {
     reply(status, "text/plain; charset=utf-8", body)
+}
+
+fn asked<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Asked<'a> {
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let pairs = uri.query().unwrap_or_default().split('&');
+    Asked {
+        path: uri.path(),
+        accept: header(header::ACCEPT),
+        agent: header(header::USER_AGENT).unwrap_or_default(),
+        pretty: pairs
+            .filter_map(|pair| pair.split_once('='))
+            .find_map(|(key, value)| (key == "pretty").then_some(value)),
+    }
+}
+
+fn page(answer: Answer) -> Reply {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = text(status, answer.body);
+    let headers = response.headers_mut();
+    if let Ok(kind) = HeaderValue::try_from(answer.content_type) {
+        headers.insert(header::CONTENT_TYPE, kind);
+    }
+    if let Some(warning) = answer.warning.and_then(|text| HeaderValue::try_from(text).ok()) {
+        headers.insert(header::WARNING, warning);
+    }
+    response
 }
 
 pub fn reply(status: StatusCode, kind: &'static str, body: String) -> Reply {
@@ -148,7 +193,8 @@ mod tests {
         let measures = Measures::default();
         measures.counter("some_total", "Some.").inc();
         let front = Front::whole(components.health(), &measures).with_readiness("/ready", ready.clone());
-        let code = |path: &str| front.answer(&Method::GET, path).status().as_u16();
+        let ask = |method: Method, path: &str| front.answer(&method, &path.parse().unwrap(), &HeaderMap::new());
+        let code = |path: &str| ask(Method::GET, path).status().as_u16();
         assert_eq!(
             ["/healthz", "/livez", "/readyz", "/metrics", "/x"].map(code),
             [200, 200, 200, 200, 404]
@@ -159,14 +205,38 @@ mod tests {
         components.spawn("scheduler", |_| async { anyhow::bail!("it can't") });
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(["/healthz", "/ready", "/metrics"].map(code), [500, 500, 200]);
-        let page = front.answer(&Method::GET, "/metrics").into_body();
+        let page = ask(Method::GET, "/metrics").into_body();
         let page = http_body_util::BodyExt::collect(page).await.unwrap().to_bytes();
         let page = String::from_utf8_lossy(&page);
         assert!(
             page.contains("\nsome_total 1\n") && page.contains("\nprocess_open_fds "),
             "{page}"
         );
-        assert_eq!(front.answer(&Method::POST, "/healthz").status(), 405);
+        assert_eq!(ask(Method::POST, "/healthz").status(), 405);
         components.stop().await;
+    }
+
+    #[test]
+    fn a_component_tells_what_it_is_and_was_told() {
+        let front = Front::whole(Supervisor::default().health(), &Measures::default()).with_pages("kube-scheduler");
+        let ask = |path: &str, accept: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            front.answer(&Method::GET, &path.parse().unwrap(), &headers)
+        };
+        let old = ask(
+            "/statusz?pretty=1",
+            "application/json;as=Statusz;v=v1alpha1;g=config.k8s.io",
+        );
+        assert!(old.headers()[header::WARNING].to_str().unwrap().contains("deprecated"));
+        assert_eq!(
+            old.headers()[header::CONTENT_TYPE],
+            "application/json;g=config.k8s.io;v=v1alpha1;as=Statusz"
+        );
+        assert_eq!(ask("/flagz", "*/*").status(), 200);
+        assert_eq!(ask("/flagz", "application/json").status(), 406);
+        let plain = Front::of(Supervisor::default().health(), &["/healthz"]);
+        let reply = plain.answer(&Method::GET, &"/statusz".parse().unwrap(), &HeaderMap::new());
+        assert_eq!(reply.status(), 404);
     }
 }

@@ -71,7 +71,7 @@ async fn serve(socket: TcpListener, front: Front, stop: CancellationToken) {
         let front = front.clone();
         tokio::spawn(async move {
             let answer = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-                let reply = front.answer(request.method(), request.uri().path());
+                let reply = front.answer(request.method(), request.uri(), request.headers());
                 async move { Ok::<_, Infallible>(reply) }
             });
             let mut served = http1::Builder::new();

@@ -233,7 +233,7 @@ impl keelson_listen::Server for Server {
                 }
             }
         }
-        self.front.answer(request.method(), path)
+        self.front.answer(request.method(), request.uri(), request.headers())
     }
 }
 

@@ -8,7 +8,7 @@ pub mod log_stream;
 pub mod logs;
 pub mod metrics;
 pub(crate) mod pod_resources;
-mod routes;
+pub(crate) mod routes;
 pub(crate) mod stats;
 mod stream;
 

@@ -22,6 +22,8 @@ pub struct Event<'a> {
     user: User<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     impersonated_user: Option<User<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authentication_metadata: Option<AuthenticationMetadata>,
     #[serde(rename = "sourceIPs", skip_serializing_if = "Option::is_none")]
     source_ips: Option<[String; 1]>,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -38,6 +40,12 @@ pub struct Event<'a> {
     stage_timestamp: String,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     annotations: BTreeMap<Str, String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AuthenticationMetadata {
+    impersonation_constraint: &'static str,
 }
 
 #[derive(Serialize)]
@@ -115,6 +123,8 @@ impl<'a> Outcome<'a> {
 pub struct Facts<'a> {
     pub user: Option<&'a UserInfo>,
     pub impersonated: Option<&'a UserInfo>,
+    /// The verb of the mode that allowed it.
+    pub constraint: Option<&'static str>,
     pub outcome: Option<Outcome<'a>>,
     pub request_object: Option<&'a RawValue>,
     pub response_object: Option<&'a RawValue>,
@@ -143,6 +153,9 @@ pub fn line(context: &RequestContext, level: Level, stage: Stage, facts: Facts<'
         verb: &info.verb,
         user: facts.user.unwrap_or(&nobody).into(),
         impersonated_user: facts.impersonated.map(User::from),
+        authentication_metadata: facts.constraint.map(|verb| AuthenticationMetadata {
+            impersonation_constraint: verb,
+        }),
         source_ips: context.remote.map(|r| [r.ip().to_string()]),
         user_agent: cut(&context.user_agent),
         object_ref: info.is_resource_request.then(|| ObjectRef {

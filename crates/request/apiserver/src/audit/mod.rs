@@ -110,6 +110,7 @@ impl Audit {
             },
             user: user.cloned(),
             impersonated: None,
+            constraint: None,
             request: None,
             response: None,
         }))
@@ -124,6 +125,7 @@ struct Following {
     context: RequestContext,
     user: Option<Arc<UserInfo>>,
     impersonated: Option<Arc<UserInfo>>,
+    constraint: Option<&'static str>,
     request: Option<Copy>,
     response: Option<Copy>,
 }
@@ -163,6 +165,7 @@ impl Following {
         let facts = Facts {
             user: self.user.as_deref(),
             impersonated: self.impersonated.as_deref(),
+            constraint: self.constraint,
             outcome,
             request_object: object(&request),
             response_object: object(&response),
@@ -191,10 +194,11 @@ impl Trail {
         }
     }
 
-    /// The request acts as somebody else.
-    pub fn impersonates(&mut self, user: &Arc<UserInfo>) {
+    /// The request acts as somebody else, by the verb of a constrained mode or by the right to all that the other may do.
+    pub fn impersonates(&mut self, user: &Arc<UserInfo>, constraint: Option<&'static str>) {
         if let Some(following) = &mut self.0 {
             following.impersonated = Some(user.clone());
+            following.constraint = constraint;
         }
     }
 

@@ -6,6 +6,7 @@
 //! of roles that update themselves are added again.
 
 mod cluster;
+mod identity;
 mod kept;
 mod merge;
 mod servers;
@@ -18,6 +19,7 @@ pub use cluster::{INTRODUCTIONS, Trust};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 use http::Method;
+pub use identity::Identity;
 use keelson_api::{ApiResult, Object, Reason, Value};
 pub use kept::KeptNamespaces;
 pub use servers::Servers;

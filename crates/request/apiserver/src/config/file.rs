@@ -80,7 +80,7 @@ struct Counts {
     hash: String,
 }
 
-pub fn hash(text: &str) -> String {
+pub fn hash(text: impl AsRef<[u8]>) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(text)))
 }
 

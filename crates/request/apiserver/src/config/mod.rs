@@ -12,6 +12,7 @@ use keelson_measure::Measures;
 use keelson_past::History;
 use keelson_pki::ServiceAccountKeys;
 use keelson_seal::Sealing;
+use keelson_zpages::Flags;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -64,8 +65,12 @@ pub struct Config {
     pub pictures: Option<Take>,
     /// Keeps what machines are asked in an upgrade of all, and the programs; `None`: nobody does.
     pub upgrades: Option<Arc<dyn Upgrades>>,
+    /// The machine's name, by which the server has a Lease of its own; `None`: it has none.
+    pub host: Option<String>,
     /// Whether this server's address goes into the Endpoints of the service `kubernetes`.
     pub publish_kubernetes_service: bool,
+    /// What the program was told, for `/flagz`; `None`: that isn't served.
+    pub flags: Option<Arc<Flags>>,
     /// Tells what is done for requests, step by step.
     pub tracer: keelson_trace::Tracer,
     /// What is measured, here and by whatever else is told on this server's page.
@@ -118,7 +123,9 @@ impl Config {
             snapshots: None,
             pictures: None,
             upgrades: None,
+            host: None,
             publish_kubernetes_service: true,
+            flags: None,
             tracer: keelson_trace::Tracer::none(),
             measures: Measures::default(),
         }

@@ -2,6 +2,7 @@
 
 use crate::request::RequestContext;
 use http::{HeaderMap, header};
+use keelson_api::accept::{self, Clause};
 use keelson_api::codec::Format;
 use keelson_api::status::Details;
 use keelson_api::{ApiError, ApiResult, Reason};
@@ -71,47 +72,6 @@ pub fn accept(headers: &HeaderMap) -> Option<String> {
     (!all.is_empty()).then(|| all.join(","))
 }
 
-/// One clause of an `Accept` header.
-struct Clause<'a> {
-    kind: &'a str,
-    sub: &'a str,
-    q: f32,
-    params: Vec<(&'a str, &'a str)>,
-}
-
-fn parse_accept(header: &str) -> Vec<Clause<'_>> {
-    let mut clauses: Vec<Clause> = header
-        .split(',')
-        .filter_map(|part| {
-            let mut pieces = part.split(';').map(str::trim);
-            let media = pieces.next()?;
-            let (kind, sub) = match media.split_once('/') {
-                Some(pair) => pair,
-                None if media == "*" => ("*", "*"),
-                None => return None,
-            };
-            let mut clause = Clause {
-                kind: kind.trim(),
-                sub: sub.trim(),
-                q: 1.0,
-                params: Vec::new(),
-            };
-            for (k, v) in pieces.filter_map(|p| p.split_once('=')) {
-                let (k, v) = (k.trim(), v.trim().trim_matches('"'));
-                if k == "q" {
-                    clause.q = v.parse().unwrap_or(1.0);
-                } else {
-                    clause.params.push((k, v));
-                }
-            }
-            Some(clause)
-        })
-        .collect();
-    let rank = |c: &Clause| (u8::from(c.kind == "*"), u8::from(c.sub == "*"));
-    clauses.sort_by(|a, b| b.q.total_cmp(&a.q).then_with(|| rank(a).cmp(&rank(b))));
-    clauses
-}
-
 /// What an endpoint can answer with.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Offers {
@@ -169,7 +129,7 @@ pub fn output(accept: Option<&str>, context: &RequestContext, offers: Offers) ->
     let mut out = if accept.is_empty() {
         Output::PLAIN
     } else {
-        let clauses = parse_accept(accept);
+        let clauses = accept::parse(accept);
         if offers.shapes && !offers.no_protobuf && !clauses.iter().any(is_routed) {
             return Err(no_representation(&context.info.verb));
         }
@@ -177,27 +137,15 @@ pub fn output(accept: Option<&str>, context: &RequestContext, offers: Offers) ->
             .iter()
             .find_map(|clause| {
                 FORMATS.iter().find_map(|(format, kind, sub)| {
-                    let fits = (clause.kind == *kind && (clause.sub == *sub || clause.sub == "*"))
-                        || (clause.kind == "*" && clause.sub == "*");
-                    if fits {
-                        clause_fits(clause, *format, offers)
-                    } else {
-                        None
-                    }
+                    let fits = clause.covers(kind, sub);
+                    fits.then(|| clause_fits(clause, *format, offers)).flatten()
                 })
             })
             // There is no stream in YAML, and who asked for one gets no other.
             .filter(|out| !(offers.watch && out.format == Format::Yaml))
             .ok_or_else(|| not_acceptable(offers))?
     };
-    if let Some(pretty) = context.info.query.get("pretty").filter(|p| !p.is_empty()) {
-        out.pretty |= matches!(pretty, "1" | "t" | "T" | "true" | "TRUE" | "True");
-    } else {
-        let agent = context.user_agent.as_str();
-        out.pretty |= ["curl", "Wget", "Mozilla/5.0"]
-            .iter()
-            .any(|human| agent.starts_with(human));
-    }
+    out.pretty |= accept::is_pretty(context.info.query.get("pretty"), &context.user_agent);
     Ok(out)
 }
 
@@ -221,10 +169,10 @@ fn streamed(no_protobuf: bool) -> String {
 
 /// Whether upstream's router finds a handler of a built-in kind for a clause; it knows no `application/*`.
 fn is_routed(clause: &Clause) -> bool {
-    let any = clause.kind == "*" && clause.sub == "*";
-    any || FORMATS
-        .iter()
-        .any(|(_, kind, sub)| clause.kind == *kind && clause.sub == *sub)
+    clause.is_anything()
+        || FORMATS
+            .iter()
+            .any(|(_, kind, sub)| clause.kind == *kind && clause.sub == *sub)
 }
 
 /// The router's own refusal, which lists what a request of the verb can be answered with.

@@ -1,7 +1,7 @@
 //! What has to be done at a start, by upstream's names.
 //!
 //! A hook is done when what it is named after has been done or read, and stays so: what may fail later has a check of its
-//! own. Upstream's hooks for which there is nothing here (an object-count tracker, the identity lease, reloading of the proxy's certificate) have no check either.
+//! own. Upstream's hooks for which there is nothing here (an object-count tracker, reloading of the proxy's certificate) have no check either.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,6 +26,8 @@ hooks! {
     CrdsSynced "poststarthook/crd-informer-synced"
     SystemNamespaces "poststarthook/start-system-namespaces-controller"
     AuthenticationInfo "poststarthook/start-cluster-authentication-info-controller"
+    IdentityLease "poststarthook/start-kube-apiserver-identity-lease-controller"
+    IdentityCollector "poststarthook/start-kube-apiserver-identity-lease-garbage-collector"
     LegacyTokenTracking "poststarthook/start-legacy-token-tracking-controller"
     ServiceIpRepair "poststarthook/start-service-ip-repair-controllers"
     BootstrapRoles "poststarthook/rbac/bootstrap-roles"

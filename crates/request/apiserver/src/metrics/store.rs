@@ -15,6 +15,7 @@ pub struct StoreMetrics {
     errors: IntCounterVec,
     objects: IntGaugeVec,
     size: IntGaugeVec,
+    compared: IntCounterVec,
 }
 
 impl StoreMetrics {
@@ -35,6 +36,11 @@ impl StoreMetrics {
                 "Bytes of the store's files",
                 &["storage_cluster_id"],
             ),
+            compared: m.counters(
+                "apiserver_storage_consistency_checks_total",
+                "Comparisons of caches with the store, by what came of them",
+                &["group", "resource", "status"],
+            ),
         }
     }
 
@@ -46,6 +52,13 @@ impl StoreMetrics {
                 .with_label_values(&[&**group, &**resource])
                 .set(*count as i64);
         }
+    }
+
+    /// What came of a comparison of a resource's cache with the store.
+    pub fn compared(&self, of: &GroupResource, status: &str) {
+        self.compared
+            .with_label_values(&[&*of.group, &*of.resource, status])
+            .inc();
     }
 
     pub fn size(&self, bytes: Option<u64>) {

@@ -95,6 +95,10 @@ fn whole() -> Metrics {
     metrics.access.by_certificate(3000);
     let denied = crate::authz::Decision::Deny(String::new()).into();
     metrics.access.authorized(&denied, Duration::ZERO);
+    for mode in [Some("legacy"), None] {
+        metrics.impersonations.attempted(mode, Duration::ZERO);
+    }
+    metrics.impersonations.authorized("user-info", false, Duration::ZERO);
     let class = class();
     drop(metrics.flow.waits(&class));
     drop(
@@ -143,6 +147,7 @@ fn whole() -> Metrics {
     for good in [true, false] {
         metrics.store.asked(&of, "create", Duration::ZERO, good);
     }
+    metrics.store.compared(&of, "success");
     metrics.store.size(Some(4096));
     metrics.failed_handshakes.inc();
     metrics.unavailable("v1.g", "MissingEndpoints");

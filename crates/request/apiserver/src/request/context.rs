@@ -14,6 +14,8 @@ use tokio::time::Instant;
 pub struct RequestContext {
     pub info: Arc<RequestInfo>,
     pub user: Arc<UserInfo>,
+    /// If the user is somebody else's: the verb of the constrained mode that allows it.
+    pub constraint: Option<&'static str>,
     /// Path and query as they came.
     pub uri: Str,
     /// The `Audit-Id` of the request.
@@ -38,6 +40,7 @@ impl RequestContext {
         RequestContext {
             info: Arc::new(info),
             user: Arc::new(user),
+            constraint: None,
             uri: Str::default(),
             audit_id: Str::from(uuid::Uuid::new_v4().to_string()),
             received: jiff::Timestamp::now(),

@@ -190,15 +190,22 @@ impl Engine {
         let (_, cache) = caches.get(&cache_key(storage))?;
         cache.peek(key)
     }
-    /// How many objects each cache in use holds, by group and resource. A resource seen in several versions counts once.
-    pub fn counts(&self) -> Vec<(Str, Str, usize)> {
+    /// The caches in use, each resource once.
+    pub fn caches(&self) -> Vec<(Arc<StorageDef>, Cache)> {
         let caches = self.caches.lock();
         let whole = caches
             .iter()
             .filter(|((_, view), (_, cache))| view.is_empty() && cache.is_ready());
-        whole
-            .map(|(_, (of, cache))| (of.resource.group.clone(), of.resource.resource.clone(), cache.len()))
-            .collect()
+        whole.map(|(_, found)| found.clone()).collect()
+    }
+    /// How many objects each cache in use holds, by group and resource. A resource seen in several versions counts once.
+    pub fn counts(&self) -> Vec<(Str, Str, usize)> {
+        let of = |storage: &StorageDef| (storage.resource.group.clone(), storage.resource.resource.clone());
+        let counted = self.caches().into_iter().map(|(storage, cache)| {
+            let (group, resource) = of(&storage);
+            (group, resource, cache.len())
+        });
+        counted.collect()
     }
     /// What the cache of a resource holds; `None` if it hasn't been used.
     pub fn usage(&self, storage: &StorageDef, namespace: &str, name: &str) -> Option<Usage> {

@@ -6,6 +6,7 @@
 
 use super::super::waiting::Waiting;
 use super::fetch::Client;
+use crate::config::file::hash;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use http::{HeaderMap, header};
@@ -36,6 +37,17 @@ struct State {
     until: Option<Instant>,
     last: Option<(Instant, Fetched)>,
     flight: Option<Shared<BoxFuture<'static, Fetched>>>,
+    told: Told,
+}
+
+/// What monitoring is told of fetches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Seconds since 1970 of the last that brought keys, and of the last that didn't.
+    pub success: Option<i64>,
+    pub failure: Option<i64>,
+    /// Of the keys as they came.
+    pub hash: Option<String>,
 }
 
 impl RemoteKeys {
@@ -69,6 +81,10 @@ impl RemoteKeys {
         }
     }
 
+    pub fn told(&self) -> Told {
+        self.state.lock().told.clone()
+    }
+
     async fn anew(self: &Arc<Self>) -> Fetched {
         let flight = {
             let mut state = self.state.lock();
@@ -93,17 +109,23 @@ impl RemoteKeys {
         let fetched = self.read().await;
         let mut state = self.state.lock();
         let now = Instant::now();
-        if let Ok((keys, lifetime)) = &fetched {
-            state.keys = keys.clone();
-            state.until = now.checked_add(*lifetime);
+        let second = Some(keelson_clock::now().as_second());
+        match &fetched {
+            Ok(read) => {
+                state.keys = read.keys.clone();
+                state.until = now.checked_add(read.lifetime);
+                state.told.success = second;
+                state.told.hash = Some(read.hash.clone());
+            }
+            Err(_) => state.told.failure = second,
         }
-        let fetched = fetched.map(|(keys, _)| keys);
+        let fetched = fetched.map(|read| read.keys);
         state.last = Some((now, fetched.clone()));
         state.flight = None;
         fetched
     }
 
-    async fn read(&self) -> Result<(Arc<KeySet>, Duration), String> {
+    async fn read(&self) -> Result<Read, String> {
         let found = self
             .client
             .get(&self.url, None)
@@ -113,8 +135,18 @@ impl RemoteKeys {
             .ok()
             .map_err(|(status, body)| format!("oidc: get keys failed: {status} {body}"))?;
         let keys = KeySet::parse(&found.body).map_err(|why| format!("oidc: failed to decode keys: {why}"))?;
-        Ok((Arc::new(keys), lifetime(&found.headers)))
+        Ok(Read {
+            keys: Arc::new(keys),
+            lifetime: lifetime(&found.headers),
+            hash: hash(&found.body),
+        })
     }
+}
+
+struct Read {
+    keys: Arc<KeySet>,
+    lifetime: Duration,
+    hash: String,
 }
 
 /// How long an answer may be kept, as its headers say; by default not at all.

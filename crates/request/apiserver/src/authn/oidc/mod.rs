@@ -17,13 +17,15 @@ mod provider;
 mod verify;
 
 use super::structured::Trusted;
-use crate::config::file::together;
+use crate::config::file::{hash, together};
 use crate::request::UserInfo;
 use claims::Claims;
 use distributed::Resolver;
 use fetch::Client;
+use keys::Told;
 use parking_lot::RwLock;
 use provider::Provider;
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -78,6 +80,34 @@ impl Issuers {
             drop(before);
         });
         Ok(())
+    }
+
+    /// Adds to the page of metrics when the keys of each issuer in force were fetched, and which they were. `server`: its id.
+    pub fn write(&self, page: &mut String, server: &str) {
+        const FETCHED: &str = "apiserver_authentication_jwt_authenticator_jwks_fetch_last_timestamp_seconds";
+        const KEYS: &str = "apiserver_authentication_jwt_authenticator_jwks_fetch_last_key_set_info";
+        let (set, id) = (self.current.read().clone(), hash(server));
+        let of_issuers: Vec<(String, Told)> = set
+            .issuers
+            .iter()
+            .filter_map(|issuer| Some((hash(&issuer.trusted.issuer.url), issuer.provider.keys()?.told())))
+            .collect();
+        let of = |issuer: &str| format!("apiserver_id_hash=\"{id}\",jwt_issuer_hash=\"{issuer}\"");
+        let _ = writeln!(page, "# TYPE {FETCHED} gauge");
+        for (issuer, told) in &of_issuers {
+            for (result, at) in [("failure", told.failure), ("success", told.success)] {
+                if let Some(at) = at {
+                    let _ = writeln!(page, "{FETCHED}{{{},result=\"{result}\"}} {at}", of(issuer));
+                }
+            }
+        }
+        let _ = writeln!(page, "# TYPE {KEYS} gauge");
+        for (issuer, told) in &of_issuers {
+            if let Some(keys) = &told.hash {
+                let of = of(issuer).replace(",jwt", &format!(",hash=\"{keys}\",jwt"));
+                let _ = writeln!(page, "{KEYS}{{{of}}} 1");
+            }
+        }
     }
 
     /// The user of a token. `None`: it is no trusted issuer's.

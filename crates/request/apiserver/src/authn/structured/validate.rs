@@ -334,17 +334,8 @@ impl Checker<'_> {
         if key.is_empty() {
             return self.required(at, "");
         }
-        let (host, path) = match key.split_once('/') {
-            Some((host, path)) if !host.is_empty() && !path.is_empty() => (host, path),
-            _ => return self.invalid(at, key, "must be a domain-prefixed path (such as \"acme.io/foo\")"),
-        };
-        for why in names::dns1123_subdomain(host) {
-            self.invalid(at, host, &why);
-        }
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b);
-        if !path.bytes().all(plain) {
-            let why = names::regex_error("Invalid path", r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", &[]);
-            self.invalid(at, path, &why);
+        for (part, why) in names::domain_prefixed_path(key) {
+            self.invalid(at, part, &why);
         }
     }
 

@@ -1,0 +1,132 @@
+//! Who is to be acted as, as the headers say: nothing is completed and nothing judged.
+
+use crate::request::UserInfo;
+use http::{HeaderMap, HeaderName};
+use keelson_api::{ApiError, ApiResult, Str};
+use std::fmt::Write;
+
+const USER: &str = "impersonate-user";
+const GROUP: &str = "impersonate-group";
+const UID: &str = "impersonate-uid";
+const EXTRA: &str = "impersonate-extra-";
+
+/// Takes the headers off. `None` if there are none.
+pub fn take(headers: &mut HeaderMap) -> ApiResult<Option<UserInfo>> {
+    let asked: Vec<HeaderName> = headers
+        .keys()
+        .filter(|k| matches!(k.as_str(), USER | GROUP | UID) || k.as_str().starts_with(EXTRA))
+        .cloned()
+        .collect();
+    let text = |v: &http::HeaderValue| v.to_str().ok().map(Str::from);
+    let all = |key: &str| -> Vec<Str> { headers.get_all(key).iter().filter_map(text).collect() };
+    let one = |key: &str| headers.get(key).and_then(text).unwrap_or_default();
+    let mut wanted = UserInfo {
+        name: one(USER),
+        uid: one(UID),
+        groups: all(GROUP),
+        ..UserInfo::default()
+    };
+    for key in &asked {
+        let Some(field) = key.as_str().strip_prefix(EXTRA) else {
+            continue;
+        };
+        wanted
+            .extra
+            .entry(unescaped(field))
+            .or_default()
+            .extend(all(key.as_str()));
+    }
+    if wanted.name.is_empty() {
+        if wanted == UserInfo::default() {
+            return Ok(None);
+        }
+        let shown = shown(&wanted);
+        let error = format!("requested {shown} without impersonating a user name");
+        return Err(ApiError::bad_request(error));
+    }
+    for key in asked {
+        headers.remove(key);
+    }
+    Ok(Some(wanted))
+}
+
+fn unescaped(field: &str) -> Str {
+    let decoded = percent_encoding::percent_decode_str(field).decode_utf8_lossy();
+    Str::from(&*decoded)
+}
+
+/// As Go shows the value, which the message has.
+fn shown(user: &UserInfo) -> String {
+    let list = |values: &[Str]| {
+        let quoted: Vec<String> = values.iter().map(|v| format!("{:?}", v.as_str())).collect();
+        format!("[]string{{{}}}", quoted.join(", "))
+    };
+    let mut text = format!("&user.DefaultInfo{{Name:\"\", UID:{:?}, Groups:", user.uid.as_str());
+    text += &match user.groups.as_slice() {
+        [] => "[]string(nil)".into(),
+        groups => list(groups),
+    };
+    text += ", Extra:map[string][]string";
+    if user.extra.is_empty() {
+        return text + "(nil)}";
+    }
+    let pairs: Vec<String> = user
+        .extra
+        .iter()
+        .map(|(key, values)| format!("{:?}:{}", key.as_str(), list(values)))
+        .collect();
+    let _ = write!(text, "{{{}}}}}", pairs.join(", "));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (key, value) in pairs {
+            headers.append(*key, value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn headers_are_read_and_taken_off() {
+        let mut given = headers(&[
+            ("accept", "*/*"),
+            ("impersonate-user", "bob"),
+            ("impersonate-group", "a"),
+            ("impersonate-group", "b"),
+            ("impersonate-uid", "7"),
+            ("impersonate-extra-example.com%2fscopes", "x"),
+            ("impersonate-extra-example.com%2fscopes", "y"),
+        ]);
+        let wanted = take(&mut given).unwrap().unwrap();
+        assert_eq!((wanted.name.as_str(), wanted.uid.as_str()), ("bob", "7"));
+        assert_eq!(wanted.groups, ["a", "b"]);
+        assert_eq!(wanted.extra["example.com/scopes"], ["x", "y"]);
+        assert_eq!(given, headers(&[("accept", "*/*")]));
+        assert_eq!(take(&mut given).unwrap(), None);
+    }
+
+    #[test]
+    fn nobody_to_act_as_is_said_as_upstream_says_it() {
+        let said = |pairs: &[(&'static str, &'static str)]| take(&mut headers(pairs)).unwrap_err().message;
+        assert_eq!(
+            said(&[
+                ("impersonate-group", "g1"),
+                ("impersonate-extra-foo", "a"),
+                ("impersonate-extra-foo", "b"),
+                ("impersonate-uid", "7")
+            ]),
+            "requested &user.DefaultInfo{Name:\"\", UID:\"7\", Groups:[]string{\"g1\"}, \
+             Extra:map[string][]string{\"foo\":[]string{\"a\", \"b\"}}} without impersonating a user name"
+        );
+        assert_eq!(
+            said(&[("impersonate-uid", "7")]),
+            "requested &user.DefaultInfo{Name:\"\", UID:\"7\", Groups:[]string(nil), Extra:map[string][]string(nil)} \
+             without impersonating a user name"
+        );
+    }
+}
