@@ -6,6 +6,7 @@
 
 pub mod json;
 mod json_lex;
+mod json_status;
 mod json_written;
 pub mod proto;
 mod proto_decode;
@@ -16,6 +17,8 @@ mod proto_parts;
 mod proto_schema_props;
 mod wire;
 pub mod yaml;
+
+pub use json_status::encode_status;
 
 use crate::{SchemaRef, Value};
 

@@ -5,8 +5,8 @@ use super::table;
 use crate::request::Response;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use keelson_api::codec::{Format, json, proto, yaml};
-use keelson_api::{ApiError, ApiResult, Object, SchemaRef, Value, builtin};
+use keelson_api::codec::{Format, encode_status, json, proto, yaml};
+use keelson_api::{ApiError, ApiResult, Map, Object, SchemaRef, Value, builtin};
 use keelson_cache::{Cache, Entry, Form};
 use keelson_registry::ResourceDef;
 use keelson_registry::codec::{self, partial_metadata};
@@ -24,6 +24,7 @@ pub(super) fn text(code: StatusCode, out: Output, value: Value) -> ApiResult<Res
         _ if out.pretty => pretty(&value)?,
         _ => {
             let mut bytes = match value {
+                Value::Object(m) if is_status(&m) => encode_status(&Value::Object(m)),
                 Value::Object(m) => codec::to_json(&Object(m)).to_vec(),
                 other => json::encode(&other),
             };
@@ -32,6 +33,11 @@ pub(super) fn text(code: StatusCode, out: Output, value: Value) -> ApiResult<Res
         }
     };
     Ok(with_body(code, out.content_type(), bytes))
+}
+
+fn is_status(object: &Map) -> bool {
+    let says = |key: &str, what: &str| object.get(key).and_then(Value::as_str) == Some(what);
+    says("kind", "Status") && says("apiVersion", "v1")
 }
 
 fn pretty(value: &Value) -> ApiResult<Bytes> {

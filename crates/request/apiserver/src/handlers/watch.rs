@@ -10,7 +10,7 @@ use crate::socket::{self, Asked, Messages};
 use bytes::Bytes;
 use futures::stream;
 use http::{HeaderMap, HeaderValue, header};
-use keelson_api::codec::{Format, json, proto};
+use keelson_api::codec::{Format, encode_status, json, proto};
 use keelson_api::{ApiError, ApiResult, Object, Value, builtin};
 use keelson_cache::{Cache, Entry, Form, Watch, WatchEvent};
 use keelson_listen::WriteBy;
@@ -239,7 +239,7 @@ impl Stream {
                 });
                 proto::watch_frame("ERROR", &encoded.unwrap_or_default()).into()
             }
-            _ => self.text("ERROR", &json::encode(&status)),
+            _ => self.text("ERROR", &encode_status(&status)),
         }
     }
 

@@ -3,6 +3,7 @@
 use super::{Body, Response};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
+use keelson_api::codec::encode_status;
 use keelson_api::{ApiError, Value};
 
 /// JSON with the given code.
@@ -27,7 +28,7 @@ pub fn indented(code: StatusCode, value: &Value) -> Response {
 /// A failure as `metav1.Status` in JSON, with `Retry-After` where the error carries it.
 pub fn error(e: &ApiError) -> Response {
     let code = StatusCode::from_u16(e.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(code, &e.to_status());
+    let mut response = bytes_of(code, "application/json", encode_status(&e.to_status()).into());
     if let Some(seconds) = e.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
         response
             .headers_mut()
