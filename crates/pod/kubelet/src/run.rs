@@ -197,7 +197,7 @@ pub async fn build(
     Ok(Arc::new(Kubelet {
         pages: crate::server::routes::pages(cfg.flags.clone()),
         providers: Providers::new(cfg.credential_providers.as_ref(), tools.clone(), &metrics),
-        volumes: Volumes::new(tools, csi, stop.clone()),
+        volumes: Volumes::new(tools, csi, stop.clone(), metrics.storage.clone()),
         devices,
         managers,
         claims,

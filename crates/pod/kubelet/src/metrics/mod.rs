@@ -25,6 +25,10 @@ const PULL: &[f64] = &[
     1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0,
     3600.0,
 ];
+/// Seconds that work on a volume may take.
+const STORAGE: &[f64] = &[
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 25.0, 50.0, 120.0, 300.0, 600.0,
+];
 const STATUS: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0];
 
 /// Sizes of images as a label: above so many MiB.
@@ -65,6 +69,7 @@ pub struct Metrics {
     pub run_sandbox_errors: IntCounterVec,
     pub managers: managers::Managers,
     pub providers: providers::Providers,
+    pub storage: HistogramVec,
     pub shutdown_start: Gauge,
     pub shutdown_end: Gauge,
     pub evictions: IntCounterVec,
@@ -221,6 +226,12 @@ impl Default for Metrics {
             ),
             managers: managers::Managers::new(&m),
             providers: providers::Providers::new(&m),
+            storage: m.histograms(
+                "storage_operation_duration_seconds",
+                "Storage operation duration",
+                STORAGE,
+                &["volume_plugin", "operation_name", "status", "migrated"],
+            ),
             shutdown_start: m.gauge(
                 "kubelet_graceful_shutdown_start_time_seconds",
                 "Last graceful shutdown start time since unix epoch in seconds",

@@ -7,6 +7,7 @@
 mod atomic;
 mod certificates;
 mod claims;
+mod counted;
 mod csi;
 mod empty_dir;
 mod files;
@@ -38,6 +39,7 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use parking_lot::Mutex;
+use prometheus::HistogramVec;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -52,6 +54,7 @@ pub struct Volumes {
     known: Arc<Mutex<Known>>,
     operations: operations::Operations,
     measured: usage::Measured,
+    durations: HistogramVec,
 }
 
 /// Why a pod's volumes aren't all there.
@@ -68,7 +71,7 @@ pub enum Problem {
 }
 
 impl Volumes {
-    pub fn new(tools: Arc<Tools>, csi: Arc<Csi>, stop: CancellationToken) -> Self {
+    pub fn new(tools: Arc<Tools>, csi: Arc<Csi>, stop: CancellationToken, durations: HistogramVec) -> Self {
         Volumes {
             tools,
             kinds: vec![
@@ -87,6 +90,7 @@ impl Volumes {
             known: Arc::default(),
             operations: operations::Operations::new(stop),
             measured: usage::Measured::default(),
+            durations,
         }
     }
 
@@ -174,9 +178,18 @@ impl Volumes {
     async fn mount(&self, kind: &Arc<dyn Kind>, ask: &Ask) -> Result<Mounted, Failure> {
         let begin = || {
             let (tools, kind, ask, known) = (self.tools.clone(), kind.clone(), ask.clone(), self.known.clone());
+            let plugin = counted::plugin(kind.name(), Some(&ask.volume), ask.bound.as_ref());
+            let operation = if ask.is_block() { "map_volume" } else { "volume_mount" };
+            let work = counted::Work::begin(&self.durations, plugin, operation);
             async move {
-                let mounted = kind.mount(&tools, &ask).await?;
-                give_to_group(&tools, &ask, &mounted).await?;
+                let made = async {
+                    let mounted = kind.mount(&tools, &ask).await?;
+                    give_to_group(&tools, &ask, &mounted).await?;
+                    Ok::<_, Failure>(mounted)
+                };
+                let done = made.await;
+                work.end(&done);
+                let mounted = done?;
                 let entry = (mounted.clone(), ask.bound.clone());
                 let mut known = known.lock();
                 let of_pod = known.entry(ask.uid().to_owned()).or_default();
@@ -186,6 +199,13 @@ impl Volumes {
             .boxed()
         };
         self.operations.join(ask.uid(), &ask.volume.name, begin).await
+    }
+
+    /// What a pod's volume of that name of its own is bound to, if it is a claim's.
+    fn bound(&self, uid: &str, name: &str) -> Option<Bound> {
+        let known = self.known.lock();
+        let mut of_pod = known.get(uid)?.values();
+        of_pod.find(|(mounted, _)| mounted.name == name)?.1.clone()
     }
 
     /// The volumes known of a pod.
@@ -241,7 +261,16 @@ impl Volumes {
         let given_back = join_all(left.iter().map(|(kind, remains)| async move {
             // Of a kind that is unknown here, what is mounted is unmounted with the directory.
             let Some(kind) = self.kind(kind) else { return Ok(()) };
+            let bound = self.bound(uid, &remains.name);
+            let plugin = counted::plugin(kind.name(), None, bound.as_ref());
+            let operation = if remains.block {
+                "unmap_volume"
+            } else {
+                "volume_unmount"
+            };
+            let work = counted::Work::begin(&self.durations, plugin, operation);
             let done = kind.unmount(tools, remains).await;
+            work.end(&done);
             done.map_err(|e| format!("UnmountVolume.TearDown failed for volume \"{}\" : {e}", remains.name))
         }));
         let errors: Vec<String> = given_back.await.into_iter().filter_map(Result::err).collect();

@@ -146,3 +146,22 @@ async fn the_kubelets_own_families_are_upstreams() {
         assert!(counted(start), "{start}is not counted in\n{page}");
     }
 }
+
+/// What work on volumes takes by plug-in, and how many are wanted and there.
+#[tokio::test(start_paused = true)]
+async fn volumes_are_counted_by_plug_in() {
+    let node = Node::start().await;
+    let path = node.pod(json!({
+        "volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {}}, {"name": "unused", "emptyDir": {}}],
+        "containers": [{"name": "web", "volumeMounts": [{"name": "a", "mountPath": "/a"}, {"name": "b", "mountPath": "/b"}]}],
+    }));
+    node.ready(&path).await;
+    let page = metrics::kubelet(&node.kubelet()).await;
+    for line in [
+        "volume_manager_total_volumes{plugin_name=\"kubernetes.io/empty-dir\",state=\"actual_state_of_world\"} 2",
+        "volume_manager_total_volumes{plugin_name=\"kubernetes.io/empty-dir\",state=\"desired_state_of_world\"} 2",
+        "storage_operation_duration_seconds_count{migrated=\"false\",operation_name=\"volume_mount\",status=\"success\",volume_plugin=\"kubernetes.io/empty-dir\"} 2",
+    ] {
+        assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");
+    }
+}

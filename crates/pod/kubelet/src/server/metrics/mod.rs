@@ -44,12 +44,26 @@ async fn volumes(kl: &Kubelet, out: &mut Text) {
             }
         }
     }
+    count(kl, out);
     for (name, help, value) in HELD.iter().filter(|_| !claims.is_empty()) {
         let name = format!("kubelet_volume_stats_{name}");
         out.family(&name, help, false);
         for ((namespace, claim), stats) in &claims {
             let labels = [("namespace", namespace.as_str()), ("persistentvolumeclaim", claim)];
             out.sample(&name, &labels, value(stats) as f64, None);
+        }
+    }
+}
+
+/// Volumes that pods want here, and those that are there.
+fn count(kl: &Kubelet, out: &mut Text) {
+    let all: Vec<_> = kl.workers.all().iter().map(|h| h.desired()).collect();
+    let (actual, desired) = kl.volumes.counts(all.iter().map(|d| (&*d.pod, !d.removed)));
+    let name = "volume_manager_total_volumes";
+    out.family(name, "Number of volumes in Volume Manager", false);
+    for (state, counts) in [("actual_state_of_world", actual), ("desired_state_of_world", desired)] {
+        for (plugin, count) in counts {
+            out.sample(name, &[("plugin_name", &plugin), ("state", state)], count as f64, None);
         }
     }
 }
