@@ -36,7 +36,7 @@ test: deps check unit quick
 check unit quick: export RUSTC_WORKSPACE_WRAPPER = clippy-driver
 check unit quick: export CLIPPY_ARGS = -D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__
 # What tests run beside what building needs.
-test unit quick: export TOOLS = openssl python3 busybox-static
+test unit quick: export TOOLS = openssl python3 python3-venv busybox-static
 
 check: deps
 	@echo "=== $$(date +%T) format, lints, tidy"
@@ -83,8 +83,8 @@ swap: build
 kubeadm: build
 	@KEELSON=$(KEELSON) tools/test-kubeadm.sh
 
-## make clients     real programs (helm, kustomize, cert-manager, Flux, Gatekeeper, controller-runtime's suites) against clusters of ours; CLIENTS=helm for one; goes on where it was interrupted
-clients: export TOOLS = openssl jq busybox-static
+## make clients     real programs (helm, Argo CD, Prometheus, the Python client and others: docs/clients.md) against clusters of ours; CLIENTS=helm for one; goes on where it was interrupted
+clients: export TOOLS = openssl jq busybox-static python3-venv
 clients: build
 	@KEELSON=$(KEELSON) tests/clients/run.sh $(CLIENTS)
 

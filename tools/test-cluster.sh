@@ -22,6 +22,7 @@ step "history"; tools/test-history.sh
 step "traces"; tools/test-traces.sh
 step "add-ons"; tools/test-addons.sh
 step "a registry, and images from node to node"; KUBECTL=$BIN/kubectl tools/test-registry.sh
+step "a client of others: the Python client"; CLUSTER=klcl0 NODE_IP=10.79.71.1 tests/clients/run.sh python
 step "both families"; FAMILIES=64 tools/test-families.sh
 step "another token of the servers"; tools/test-token.sh
 step "three servers"; FAILURES=link:1 tools/test-servers.sh

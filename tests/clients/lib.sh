@@ -58,7 +58,7 @@ image() {
   printf '{"architecture":"amd64","os":"linux","config":{"Env":["PATH=/bin"],"User":"65534","Entrypoint":%s},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' "$entry" "$l" >"$w/config.json"
   c=$(sha256sum "$w/config.json" | cut -d' ' -f1); mv "$w/config.json" "$w/image/$c.json"
   printf '[{"Config":"%s.json","RepoTags":["%s"],"Layers":["%s.tar"]}]' "$c" "$name" "$l" >"$w/image/manifest.json"
-  tar -C "$w/image" -cf "$IMAGES/$(tr '/:' '__' <<<"$name").tar" .; rm -rf "$w"
+  (cd "$w/image" && tar -cf "$IMAGES/$(tr '/:' '__' <<<"$name").tar" -- *); rm -rf "$w"
 }
 # Of a program's module, where its own manifests are.
 source_of() { local m v; IFS=$'\t' read -r _ m v _ < <(grep -P "^$1\t" "$ROOT/tests/clients/programs.tsv"); (cd /; go mod download -json "$m@$v" | jq -r .Dir); }
