@@ -83,7 +83,7 @@ fn parse(text: &'static str) -> Builtin {
         schema: Arc::new(Schema {
             types,
             by_name,
-            custom: None,
+            ..Schema::default()
         }),
         kinds,
     }
@@ -270,6 +270,18 @@ mod tests {
         let protocol = t.at(id).def().field("protocol").unwrap().clone();
         assert_eq!(protocol.default, Some("TCP".into()));
         assert_eq!(protocol.enums, ["SCTP", "TCP", "UDP"]);
+    }
+
+    #[test]
+    fn fields_that_defaults_follow_are_known() {
+        let schema = builtin();
+        let names = |ty: &str| {
+            let fields = schema.defaulted(schema.lookup(ty).unwrap());
+            fields.map(|f| f.name.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(names("io.k8s.api.core.v1.EnvVar"), ["valueFrom"]);
+        assert_eq!(names("io.k8s.api.core.v1.Pod"), ["spec"]);
+        assert!(names("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").is_empty());
     }
 
     #[test]

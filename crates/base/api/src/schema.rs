@@ -4,9 +4,10 @@
 //! from their structural schema), so that decoding, defaulting, pruning, patching and apply are written once.
 //! A schema knows facts; it decides nothing.
 
+use crate::codec::FieldSets;
 use crate::value::{Str, Value};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use crate::builtin::{builtin, builtin_kind, builtin_kind_at, builtin_type};
 
@@ -21,6 +22,9 @@ pub struct Schema {
     pub by_name: HashMap<Str, TypeId>,
     /// A custom resource's structural schema, in the machinery's own form; pruning, defaulting and validation follow it.
     pub custom: Option<Arc<dyn std::any::Any + Send + Sync>>,
+    pub(crate) field_sets: FieldSets,
+    /// By type, the places of fields that defaults follow; computed when it is first asked for.
+    pub(crate) defaulted: OnceLock<Vec<Vec<usize>>>,
 }
 
 /// A type of a schema, with what keeps the schema alive.
@@ -219,6 +223,37 @@ impl Schema {
     }
     pub fn lookup(&self, name: &str) -> Option<TypeId> {
         self.by_name.get(name).copied()
+    }
+    /// The fields of a type that have a default or lead to one; most lead to none.
+    pub fn defaulted(&self, id: TypeId) -> impl Iterator<Item = &Field> {
+        let places = &self.defaulted.get_or_init(|| self.find_defaulted())[id.0 as usize];
+        places.iter().map(move |place| &self.get(id).fields[*place])
+    }
+    /// Round by round, since types may hold themselves.
+    fn find_defaulted(&self) -> Vec<Vec<usize>> {
+        let mut found = vec![Vec::new(); self.types.len()];
+        loop {
+            let leads =
+                |f: &Field| f.default.is_some() || f.ty.holds().is_some_and(|id| !found[id.0 as usize].is_empty());
+            let places = |t: &TypeDef| (0..t.fields.len()).filter(|i| leads(&t.fields[*i])).collect();
+            let next: Vec<Vec<usize>> = self.types.iter().map(places).collect();
+            if next == found {
+                return found;
+            }
+            found = next;
+        }
+    }
+}
+
+impl FieldType {
+    /// The struct that a value is, or that its elements are.
+    fn holds(&self) -> Option<TypeId> {
+        match self {
+            FieldType::Struct(id) => Some(*id),
+            FieldType::List(element) | FieldType::Map(element) => element.holds(),
+            FieldType::ListOf(def) => def.element.holds(),
+            _ => None,
+        }
     }
 }
 

@@ -65,6 +65,10 @@ impl Map {
             _ => self.is_empty() && other.is_empty(),
         }
     }
+    /// Where the members stand in memory: no other map's are there while this one or a clone of it lives.
+    pub(crate) fn place(&self) -> Option<usize> {
+        self.0.as_ref().map(|members| Arc::as_ptr(members).addr())
+    }
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.find(key).ok().map(|i| &self.members()[i].1)
     }

@@ -4,6 +4,7 @@
 //! and times normalised, unknown fields dropped), type errors and strict findings get upstream's words. A codec knows
 //! nothing of defaults or validity.
 
+mod field_sets;
 pub mod json;
 mod json_lex;
 mod json_status;
@@ -18,6 +19,7 @@ mod proto_schema_props;
 mod wire;
 pub mod yaml;
 
+pub(crate) use field_sets::FieldSets;
 pub use json_status::encode_status;
 
 use crate::{SchemaRef, Value};

@@ -215,6 +215,7 @@ impl<'s> Decoder<'s> {
             }
             FieldType::IntOrString => int_or_string(datum.bytes()?)?,
             FieldType::RawExtension | FieldType::FieldsV1 => match first_bytes(datum.bytes()?)? {
+                Some(raw) if *ty == FieldType::FieldsV1 => self.schema.field_sets.read(raw, |raw| self.raw(raw))?,
                 Some(raw) => self.raw(raw)?,
                 None => Value::Null,
             },

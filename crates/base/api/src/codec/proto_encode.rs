@@ -157,8 +157,11 @@ impl<'s> Encoder<'s> {
                 None => w.field_fixed64(number, 0),
             },
             FieldType::RawExtension | FieldType::FieldsV1 => w.field_message(number, |w| {
-                if let Some(v) = value {
-                    w.field_bytes(1, &json::encode(v));
+                let known = value.and_then(|v| self.schema.field_sets.written(v));
+                match (value, known) {
+                    (Some(_), Some(known)) => w.field_bytes(1, &known),
+                    (Some(v), None) => w.field_bytes(1, &json::encode(v)),
+                    (None, _) => {}
                 }
                 Ok(())
             })?,

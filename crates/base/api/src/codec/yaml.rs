@@ -16,8 +16,16 @@ fn options(duplicate_keys: serde_saphyr::DuplicateKeyPolicy) -> serde_saphyr::Op
     }
 }
 
+/// The longest document that is tried as JSON: well below any bound of the YAML reader's.
+const MOST_TRIED: usize = 64 << 10;
+
 /// Decodes a YAML document; see [`json::decode`].
 pub fn decode(bytes: &[u8], schema: Option<&SchemaRef>, strictness: Strictness) -> Result<Decoded, DecodeError> {
+    if schema.is_none()
+        && let Some(decoded) = plain_json(bytes)
+    {
+        return Ok(decoded);
+    }
     let read = |policy| serde_saphyr::from_slice_with_options::<Value>(bytes, options(policy));
     let value = read(serde_saphyr::DuplicateKeyPolicy::LastWins)
         .map_err(|e| DecodeError(format!("error converting YAML to JSON: yaml: {e}")))?;
@@ -28,6 +36,26 @@ pub fn decode(bytes: &[u8], schema: Option<&SchemaRef>, strictness: Strictness) 
         decoded.findings.insert(0, finding(&e));
     }
     Ok(decoded)
+}
+
+/// JSON that YAML reads as the same: no escapes, no keys that stand twice, no numbers but integers. Programs write YAML so.
+fn plain_json(bytes: &[u8]) -> Option<Decoded> {
+    let is_plain = |b: &u8| matches!(b, b'\n' | b' '..=b'~') && *b != b'\\';
+    if !bytes.starts_with(b"{") || bytes.len() > MOST_TRIED || !bytes.iter().all(is_plain) {
+        return None;
+    }
+    let decoded = json::decode(bytes, None, Strictness::Report).ok()?;
+    (decoded.findings.is_empty() && reads_alike(&decoded.value)).then_some(decoded)
+}
+
+fn reads_alike(value: &Value) -> bool {
+    match value {
+        Value::Float(_) => false,
+        Value::Array(items) => items.iter().all(reads_alike),
+        // YAML's key for merging.
+        Value::Object(map) => map.iter().all(|(key, v)| key != "<<" && reads_alike(v)),
+        _ => true,
+    }
 }
 
 /// What the strict reading says, in the words of upstream's reader when a key stands twice.
@@ -55,6 +83,36 @@ pub fn encode(value: &Value) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_reads_as_yaml_does_by_whichever_way() {
+        let same = [
+            r#"{"a": {"b":[1,-2,null,true,"x: y # z","no","0x1F"]},"c":"","":"~"}"#,
+            "{\"a\" :\n [ ] , \"b\": {}}",
+        ];
+        for text in same {
+            let quick = plain_json(text.as_bytes()).unwrap().value;
+            let read = serde_saphyr::from_slice_with_options::<Value>(
+                text.as_bytes(),
+                options(serde_saphyr::DuplicateKeyPolicy::Error),
+            );
+            assert_eq!(quick, read.unwrap(), "{text}");
+        }
+        let other = [
+            r#"{"a":1.0}"#,
+            r#"{"a":1e3}"#,
+            r#"{"a":"\u0041"}"#,
+            r#"{"a":1,"a":2}"#,
+            r#"{"<<":{"a":1}}"#,
+            r#"{a: 1}"#,
+            "a: 1",
+            "{\"a\":\t1}",
+            r#"{"a":"ä"}"#,
+        ];
+        for text in other {
+            assert!(plain_json(text.as_bytes()).is_none(), "{text}");
+        }
+    }
 
     #[test]
     fn a_few_bytes_are_not_a_billion_values() {

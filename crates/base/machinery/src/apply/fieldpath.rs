@@ -216,6 +216,15 @@ impl Set {
             [first, rest @ ..] => self.descend(first).insert(rest),
         }
     }
+    /// Adds a step that sorts after all present ones: whether it is a member, and what lies under it.
+    pub(super) fn put(&mut self, step: &PathElement, is_member: bool, below: Set) {
+        if is_member {
+            self.members.push(step.clone());
+        }
+        if !(below.members.is_empty() && below.children.is_empty()) {
+            self.children.push((step.clone(), below));
+        }
+    }
     pub(super) fn descend(&mut self, pe: &PathElement) -> &mut Set {
         let i = match self.children.binary_search_by(|(k, _)| k.cmp(pe)) {
             Ok(i) => i,

@@ -172,9 +172,11 @@ impl Updater<'_> {
             api_version: self.api_version.into(),
             applied: true,
         };
+        // Who applies again whatever they applied last leaves nothing out.
+        let last = managers.get(who);
+        let is_whole =
+            self.converter.is_none() && last.is_some_and(|last| last.set.difference(&applied.set).is_empty());
         let last = managers.insert(who.clone(), applied);
-        // Who applies the same fields again leaves none out.
-        let is_whole = self.converter.is_none() && last.as_ref().map(|l| &l.set) == managers.get(who).map(|m| &m.set);
         let new = if is_whole {
             merged
         } else {

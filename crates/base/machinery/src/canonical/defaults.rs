@@ -100,12 +100,12 @@ pub fn apply_defaults(object: &mut Value, schema: &SchemaRef) {
         return;
     }
     if let Value::Object(m) = object {
-        defaults(m, schema.def(), &schema.schema);
+        defaults(m, schema.ty, &schema.schema);
     }
 }
 
-fn defaults(m: &mut Map, def: &TypeDef, schema: &Schema) {
-    for field in &def.fields {
+fn defaults(m: &mut Map, id: TypeId, schema: &Schema) {
+    for field in schema.defaulted(id) {
         if let Some(default) = &field.default
             && is_absent(m, field)
         {
@@ -123,7 +123,7 @@ fn defaults(m: &mut Map, def: &TypeDef, schema: &Schema) {
                 // An absent struct that isn't a pointer exists all the same.
                 if let (FieldType::Struct(id), false) = (&field.ty, field.pointer) {
                     let mut below = Map::new();
-                    defaults(&mut below, schema.get(*id), schema);
+                    defaults(&mut below, *id, schema);
                     if !below.is_empty() {
                         write_always(&mut below, schema.get(*id), schema);
                         m.insert(field.name.clone(), below);
@@ -136,7 +136,7 @@ fn defaults(m: &mut Map, def: &TypeDef, schema: &Schema) {
 
 fn descend(v: &mut Value, ty: &FieldType, schema: &Schema) {
     match (ty, v) {
-        (FieldType::Struct(id), Value::Object(m)) => defaults(m, schema.get(*id), schema),
+        (FieldType::Struct(id), Value::Object(m)) => defaults(m, *id, schema),
         (FieldType::List(el), Value::Array(a)) => a.iter_mut().for_each(|v| descend(v, el, schema)),
         (FieldType::ListOf(def), Value::Array(a)) => a.iter_mut().for_each(|v| descend(v, &def.element, schema)),
         (FieldType::Map(el), Value::Object(m)) => m.values_mut().for_each(|v| descend(v, el, schema)),
@@ -147,17 +147,14 @@ fn descend(v: &mut Value, ty: &FieldType, schema: &Schema) {
 /// Whether a default belongs somewhere in the value.
 fn lacks(v: &Value, ty: &FieldType, schema: &Schema) -> bool {
     match (ty, v) {
-        (FieldType::Struct(id), Value::Object(m)) => {
-            let mut fields = schema.get(*id).fields.iter();
-            fields.any(|field| {
-                (field.default.is_some() && is_absent(m, field))
-                    || match (m.get(&field.name), &field.ty) {
-                        (Some(v), ty) => lacks(v, ty, schema),
-                        (None, FieldType::Struct(id)) => !field.pointer && has_defaults(*id, schema),
-                        (None, _) => false,
-                    }
-            })
-        }
+        (FieldType::Struct(id), Value::Object(m)) => schema.defaulted(*id).any(|field| {
+            (field.default.is_some() && is_absent(m, field))
+                || match (m.get(&field.name), &field.ty) {
+                    (Some(v), ty) => lacks(v, ty, schema),
+                    (None, FieldType::Struct(id)) => !field.pointer && has_defaults(*id, schema),
+                    (None, _) => false,
+                }
+        }),
         (FieldType::List(el), Value::Array(a)) => a.iter().any(|v| lacks(v, el, schema)),
         (FieldType::ListOf(def), Value::Array(a)) => a.iter().any(|v| lacks(v, &def.element, schema)),
         (FieldType::Map(el), Value::Object(m)) => m.values().any(|v| lacks(v, el, schema)),
@@ -167,7 +164,7 @@ fn lacks(v: &Value, ty: &FieldType, schema: &Schema) -> bool {
 
 /// Whether an empty struct of the type gets defaults.
 fn has_defaults(id: TypeId, schema: &Schema) -> bool {
-    schema.get(id).fields.iter().any(|field| match field.ty {
+    schema.defaulted(id).any(|field| match field.ty {
         _ if field.default.is_some() => true,
         FieldType::Struct(id) => !field.pointer && has_defaults(id, schema),
         _ => false,

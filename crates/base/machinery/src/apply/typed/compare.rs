@@ -2,9 +2,8 @@
 
 use super::super::fieldpath::{PathElement, Set, equal_values};
 use super::validate::check_scalar;
-use super::{Atom, ListAtom, TypedErrors, list_item, root_atom};
-use keelson_api::{SchemaRef, Value};
-use std::collections::BTreeMap;
+use super::{Atom, ListAtom, TypedErrors, list_item, paired, root_atom};
+use keelson_api::{Map, SchemaRef, Value};
 
 /// The fields that differ; none is in two of the sets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,164 +19,175 @@ impl Comparison {
     }
     /// Without fields that are in `excluded` or under it.
     pub fn exclude(self, excluded: &Set) -> Comparison {
+        let without = |set: Set| match set.is_empty() || excluded.is_empty() {
+            true => set,
+            false => set.recursive_difference(excluded),
+        };
         Comparison {
-            removed: self.removed.recursive_difference(excluded),
-            modified: self.modified.recursive_difference(excluded),
-            added: self.added.recursive_difference(excluded),
+            removed: without(self.removed),
+            modified: without(self.modified),
+            added: without(self.added),
         }
+    }
+    fn union(self, other: Comparison) -> Comparison {
+        Comparison {
+            removed: self.removed.union(&other.removed),
+            modified: self.modified.union(&other.modified),
+            added: self.added.union(&other.added),
+        }
+    }
+    /// Adds what was found at a step that sorts after all present ones.
+    fn put(&mut self, step: &PathElement, found: Found) {
+        self.removed.put(step, found.is_removed, found.below.removed);
+        self.modified.put(step, found.is_modified, found.below.modified);
+        self.added.put(step, found.is_added, found.below.added);
     }
 }
 
 /// Compares two objects of one type.
 pub fn compare(old: &Value, new: &Value, schema: &SchemaRef) -> Result<Comparison, TypedErrors> {
-    let mut w = Walker {
-        path: Vec::new(),
-        out: Comparison::default(),
+    let mut errs = TypedErrors::default();
+    // No one owns the whole object: what became of the root itself doesn't matter.
+    let found = walk(Some(old), Some(new), root_atom(schema), &mut errs);
+    errs.into_result()?;
+    Ok(found.below)
+}
+
+/// How a value differs from another: as a whole, and in what is below it.
+#[derive(Default)]
+struct Found {
+    is_removed: bool,
+    is_modified: bool,
+    is_added: bool,
+    below: Comparison,
+}
+
+impl Found {
+    fn below(below: Comparison) -> Found {
+        Found {
+            below,
+            ..Found::default()
+        }
+    }
+    fn union(self, other: Found) -> Found {
+        Found {
+            is_removed: self.is_removed || other.is_removed,
+            is_modified: self.is_modified || other.is_modified,
+            is_added: self.is_added || other.is_added,
+            below: self.below.union(other.below),
+        }
+    }
+}
+
+fn walk(l: Option<&Value>, r: Option<&Value>, atom: Atom, errs: &mut TypedErrors) -> Found {
+    if l.is_none() && r.is_none() {
+        errs.extend(TypedErrors::one("at least one of lhs and rhs must be provided"));
+        return Found::default();
+    }
+    // Most of an object is as it was, and often the very same in memory.
+    if l == r {
+        return Found::default();
+    }
+    let (al, ar) = (atom.deduce(l), atom.deduce(r));
+    let mut found = if r.is_none() {
+        of_atom(l, r, al, errs)
+    } else if l.is_none() || al.kinds() == ar.kinds() {
+        of_atom(l, r, ar, errs)
+    } else {
+        of_atom(l, r, al, errs).union(of_atom(l, r, ar, errs))
     };
-    w.walk(Some(old), Some(new), root_atom(schema)).into_result()?;
-    Ok(w.out)
+    found.is_added |= l.is_none();
+    found.is_removed |= r.is_none();
+    found
 }
 
-struct Walker {
-    path: Vec<PathElement>,
-    out: Comparison,
+/// The same one step further down.
+fn at(step: &PathElement, l: Option<&Value>, r: Option<&Value>, atom: Atom, errs: &mut TypedErrors) -> Found {
+    let mut own = TypedErrors::default();
+    let found = walk(l, r, atom, &mut own);
+    errs.extend(own.prefixed(step));
+    found
 }
 
-impl Walker {
-    fn walk(&mut self, l: Option<&Value>, r: Option<&Value>, atom: Atom) -> TypedErrors {
-        if l.is_none() && r.is_none() {
-            return TypedErrors::one("at least one of lhs and rhs must be provided");
+fn of_atom(l: Option<&Value>, r: Option<&Value>, atom: Atom, errs: &mut TypedErrors) -> Found {
+    if let Some(map) = atom.map {
+        let nothing = Map::new();
+        let lm = l.and_then(Value::as_object).unwrap_or(&nothing);
+        let rm = r.and_then(Value::as_object).unwrap_or(&nothing);
+        if map.atomic || (lm.is_empty() && rm.is_empty()) {
+            return leaf(l, r);
         }
-        // Most of an object is as it was, and often the very same in memory.
-        if l == r {
-            return TypedErrors::default();
+        let mut out = Comparison::default();
+        for (key, l, r) in paired(lm, rm).filter(|(_, l, r)| l != r) {
+            let below = map.at(key).map(|t| t.resolve()).unwrap_or_default();
+            let step = PathElement::Field(key.clone());
+            out.put(&step, at(&step, l, r, below, errs));
         }
-        let (al, ar) = (atom.deduce(l), atom.deduce(r));
-        let mut leaf = false;
-        let mut errs = TypedErrors::default();
-        if r.is_none() {
-            errs.extend(self.atom(l, r, al, &mut leaf));
-        } else if l.is_none() || al.kinds() == ar.kinds() {
-            errs.extend(self.atom(l, r, ar, &mut leaf));
-        } else {
-            let mut other = false;
-            errs.extend(self.atom(l, r, al, &mut other));
-            errs.extend(self.atom(l, r, ar, &mut leaf));
-        }
-        if !leaf {
-            if l.is_none() {
-                self.out.added.insert(&self.path);
-            } else if r.is_none() {
-                self.out.removed.insert(&self.path);
-            }
-        }
-        errs
+        return Found::below(out);
     }
+    if let Some(scalar) = atom.scalar {
+        let (le, re) = (check_scalar(scalar, l, "lhs: "), check_scalar(scalar, r, "rhs: "));
+        if !le.is_empty() && !re.is_empty() {
+            errs.extend(le);
+            errs.extend(re);
+            return Found::default();
+        }
+        return leaf(l, r);
+    }
+    let Some(list) = atom.list else {
+        errs.extend(TypedErrors::one("schema error: invalid atom: inlined"));
+        return Found::default();
+    };
+    let la = l.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let ra = r.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if !list.associative || (la.is_empty() && ra.is_empty()) {
+        return leaf(l, r);
+    }
+    Found::below(items(&list, la, ra, errs))
+}
 
-    fn atom(&mut self, l: Option<&Value>, r: Option<&Value>, atom: Atom, leaf: &mut bool) -> TypedErrors {
-        if let Some(map) = atom.map {
-            let (lm, rm) = (l.and_then(Value::as_object), r.and_then(Value::as_object));
-            let empty = lm.is_none_or(|m| m.is_empty()) && rm.is_none_or(|m| m.is_empty());
-            if map.atomic || empty {
-                self.leaf(l, r, leaf);
-                return TypedErrors::default();
+fn leaf(l: Option<&Value>, r: Option<&Value>) -> Found {
+    Found {
+        is_modified: matches!((l, r), (Some(l), Some(r)) if !equal_values(l, r)),
+        ..Found::default()
+    }
+}
+
+fn items(list: &ListAtom, l: &[Value], r: &[Value], errs: &mut TypedErrors) -> Comparison {
+    let mut steps = Vec::with_capacity(l.len() + r.len());
+    for (is_new, items) in [(false, l), (true, r)] {
+        for (i, item) in items.iter().enumerate() {
+            match list_item(list, item) {
+                Ok(step) => steps.push((step, is_new, item)),
+                Err(e) => errs.extend(TypedErrors::one(format!("element {i}: {e}"))),
             }
-            let mut keys: Vec<&keelson_api::Str> = lm.into_iter().chain(rm).flat_map(|m| m.keys()).collect();
-            keys.sort_unstable();
-            keys.dedup();
-            let mut errs = TypedErrors::default();
-            for key in keys {
-                let pe = PathElement::Field(key.clone());
-                let below = map.at(key).map(|t| t.resolve()).unwrap_or_default();
-                self.path.push(pe.clone());
-                let e = self.walk(lm.and_then(|m| m.get(key)), rm.and_then(|m| m.get(key)), below);
-                self.path.pop();
-                errs.extend(e.prefixed(&pe));
-            }
-            return errs;
         }
-        if let Some(scalar) = atom.scalar {
-            let (le, re) = (check_scalar(scalar, l, "lhs: "), check_scalar(scalar, r, "rhs: "));
-            if !le.is_empty() && !re.is_empty() {
-                let mut errs = le;
-                errs.extend(re);
-                return errs;
-            }
-            self.leaf(l, r, leaf);
-            return TypedErrors::default();
-        }
-        let Some(list) = atom.list else {
-            return TypedErrors::one("schema error: invalid atom: inlined");
+    }
+    // The old one's stay before the new one's.
+    steps.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut out = Comparison::default();
+    for same in steps.chunk_by(|a, b| a.0 == b.0) {
+        let step = &same[0].0;
+        let (l, r) = same.split_at(same.partition_point(|(_, is_new, _)| !is_new));
+        let (first_l, first_r) = (l.first().map(|l| l.2), r.first().map(|r| r.2));
+        let mut one = |l, r| at(step, l, r, list.element.resolve(), errs);
+        let found = match (l.len(), r.len()) {
+            (0 | 1, 0 | 1) => one(first_l, first_r),
+            // Duplicates on both sides are compared whole.
+            (2.., 2..) => Found {
+                is_modified: l.len() != r.len() || l.iter().zip(r).any(|(l, r)| !equal_values(l.2, r.2)),
+                ..Found::default()
+            },
+            (2.., _) => Found {
+                is_removed: true,
+                ..first_r.map(|r| one(None, Some(r))).unwrap_or_default()
+            },
+            _ => Found {
+                is_added: true,
+                ..first_l.map(|l| one(Some(l), None)).unwrap_or_default()
+            },
         };
-        let (la, ra) = (l.and_then(Value::as_array), r.and_then(Value::as_array));
-        let empty = la.is_none_or(|a| a.is_empty()) && ra.is_none_or(|a| a.is_empty());
-        if !list.associative || empty {
-            self.leaf(l, r, leaf);
-            return TypedErrors::default();
-        }
-        self.items(
-            &list,
-            la.map(Vec::as_slice).unwrap_or_default(),
-            ra.map(Vec::as_slice).unwrap_or_default(),
-        )
+        out.put(step, found);
     }
-
-    fn leaf(&mut self, l: Option<&Value>, r: Option<&Value>, leaf: &mut bool) {
-        *leaf = true;
-        match (l, r) {
-            (None, _) => self.out.added.insert(&self.path),
-            (_, None) => self.out.removed.insert(&self.path),
-            (Some(l), Some(r)) if !equal_values(l, r) => self.out.modified.insert(&self.path),
-            _ => {}
-        }
-    }
-
-    fn items(&mut self, list: &ListAtom, l: &[Value], r: &[Value]) -> TypedErrors {
-        let mut errs = TypedErrors::default();
-        let mut index = BTreeMap::<PathElement, (Vec<&Value>, Vec<&Value>)>::new();
-        for (side, items) in [(0, l), (1, r)] {
-            for (i, item) in items.iter().enumerate() {
-                match list_item(list, item) {
-                    Ok(pe) => {
-                        let entry = index.entry(pe).or_default();
-                        if side == 0 {
-                            entry.0.push(item)
-                        } else {
-                            entry.1.push(item)
-                        }
-                    }
-                    Err(e) => errs.extend(TypedErrors::one(format!("element {i}: {e}"))),
-                }
-            }
-        }
-        for (pe, (l, r)) in index {
-            self.path.push(pe.clone());
-            let mut one = |w: &mut Self, l: Option<&Value>, r: Option<&Value>| {
-                errs.extend(w.walk(l, r, list.element.resolve()).prefixed(&pe));
-            };
-            match (l.as_slice(), r.as_slice()) {
-                ([] | [_], [] | [_]) => one(self, l.first().copied(), r.first().copied()),
-                // Duplicates on both sides are compared whole.
-                ([_, _, ..], [_, _, ..]) => {
-                    if l.len() != r.len() || l.iter().zip(&r).any(|(l, r)| !equal_values(l, r)) {
-                        self.out.modified.insert(&self.path);
-                    }
-                }
-                ([_, _, ..], _) => {
-                    if let Some(r) = r.first() {
-                        one(self, None, Some(r));
-                    }
-                    self.out.removed.insert(&self.path);
-                }
-                _ => {
-                    if let Some(l) = l.first() {
-                        one(self, Some(l), None);
-                    }
-                    self.out.added.insert(&self.path);
-                }
-            }
-            self.path.pop();
-        }
-        errs
-    }
+    out
 }

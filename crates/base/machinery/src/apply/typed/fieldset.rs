@@ -3,65 +3,50 @@
 use super::super::fieldpath::{PathElement, Set};
 use super::{Atom, list_item, root_atom};
 use keelson_api::{SchemaRef, Value};
-use std::collections::BTreeSet;
 
 /// The fields of an object. Elements that can't be named are left out: validation refuses them.
 pub fn to_field_set(v: &Value, schema: &SchemaRef) -> Set {
-    let mut set = Set::new();
-    walk(v, root_atom(schema), &mut Vec::new(), &mut set);
-    set
+    walk(v, root_atom(schema)).1
 }
 
-fn walk(v: &Value, atom: Atom, path: &mut Vec<PathElement>, set: &mut Set) {
+/// Whether the value is itself a member, and what of it is below.
+fn walk(v: &Value, atom: Atom) -> (bool, Set) {
     let atom = atom.deduce(Some(v));
+    let mut set = Set::new();
     if let Some(map) = atom.map {
+        let Value::Object(m) = v else { return (map.atomic, set) };
         if map.atomic {
-            set.insert(path);
-            return;
+            return (true, set);
         }
-        let Value::Object(m) = v else { return };
         for (key, v) in m {
-            path.push(PathElement::Field(key.clone()));
             let named = map.field(key);
-            if let Some(ty) = named.or(map.element) {
-                walk(v, ty.resolve(), path, set);
-            }
-            let empty = v.is_null() || v.as_object().is_some_and(|m| m.is_empty());
-            if empty || named.is_none() {
-                set.insert(path);
-            }
-            path.pop();
+            let ty = named.or(map.element);
+            let (is_leaf, below) = ty.map(|ty| walk(v, ty.resolve())).unwrap_or_default();
+            let is_empty = v.is_null() || v.as_object().is_some_and(|m| m.is_empty());
+            let is_member = is_leaf || is_empty || named.is_none();
+            set.put(&PathElement::Field(key.clone()), is_member, below);
         }
-    } else if atom.scalar.is_some() {
-        set.insert(path);
-    } else if let Some(list) = atom.list {
-        if !list.associative {
-            set.insert(path);
-            return;
-        }
-        let Value::Array(items) = v else { return };
-        let steps: Vec<Option<PathElement>> = items.iter().map(|i| list_item(&list, i).ok()).collect();
-        let (mut seen, mut twice) = (BTreeSet::new(), BTreeSet::new());
-        for pe in steps.iter().flatten() {
-            if !seen.insert(pe) {
-                twice.insert(pe);
-            }
-        }
-        for pe in &twice {
-            path.push((*pe).clone());
-            set.insert(path);
-            path.pop();
-        }
-        for (item, pe) in items.iter().zip(&steps) {
-            let Some(pe) = pe.as_ref().filter(|pe| !twice.contains(pe)) else {
-                continue;
-            };
-            path.push(pe.clone());
-            walk(item, list.element.resolve(), path, set);
-            set.insert(path);
-            path.pop();
-        }
+        return (false, set);
     }
+    if atom.scalar.is_some() {
+        return (true, set);
+    }
+    let Some(list) = atom.list else { return (false, set) };
+    if !list.associative {
+        return (true, set);
+    }
+    let items = v.as_array().into_iter().flatten();
+    let mut steps: Vec<(PathElement, &Value)> = items.filter_map(|i| Some((list_item(&list, i).ok()?, i))).collect();
+    steps.sort_by(|a, b| a.0.cmp(&b.0));
+    for same in steps.chunk_by(|a, b| a.0 == b.0) {
+        let below = match same {
+            [(_, item)] => walk(item, list.element.resolve()).1,
+            // What stands twice is owned as a whole.
+            _ => Set::new(),
+        };
+        set.put(&same[0].0, true, below);
+    }
+    (false, set)
 }
 
 /// The set with every named field on the way to a member made a member too.

@@ -5,7 +5,7 @@
 
 use super::super::fieldpath::PathElement;
 use super::validate::check_scalar;
-use super::{Atom, ListAtom, TypedErrors, list_item, root_atom};
+use super::{Atom, ListAtom, TypedErrors, list_item, paired, root_atom};
 use keelson_api::{Map, SchemaRef, Str, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,13 +73,10 @@ fn handle(l: Option<&Value>, r: Option<&Value>, atom: Atom, errs: &mut TypedErro
         let mut out = Map::with_capacity(lm.map_or(0, Map::len).max(rm.map_or(0, Map::len)));
         let nothing = Map::new();
         let (lm, rm) = (lm.unwrap_or(&nothing), rm.unwrap_or(&nothing));
-        let mut keys: Vec<&Str> = lm.keys().chain(rm.keys()).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        for key in keys {
+        for (key, l, r) in paired(lm, rm) {
             let atom = map.at(key).map(|t| t.resolve()).unwrap_or_default();
             let pe = PathElement::Field(key.clone());
-            if let Some(v) = below(&pe, lm.get(key), rm.get(key), atom, errs) {
+            if let Some(v) = below(&pe, l, r, atom, errs) {
                 out.push(key.clone(), v);
             }
         }

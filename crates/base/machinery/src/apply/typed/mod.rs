@@ -23,7 +23,8 @@ pub use validate::validate;
 
 use super::fieldpath::PathElement;
 use keelson_api::schema::{FieldType, ListType, Omit, Schema, SchemaRef, TypeDef};
-use keelson_api::{Str, Value};
+use keelson_api::{Map, Str, Value};
+use std::cmp::Ordering;
 
 /// A complaint about a value, with the path to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -271,6 +272,25 @@ impl<'a> MapAtom<'a> {
                 .element
                 .is_some_and(|e| matches!(e.ty, FieldType::Any | FieldType::RawExtension))
     }
+}
+
+/// The members of two maps, key by key.
+pub(super) fn paired<'a>(
+    l: &'a Map,
+    r: &'a Map,
+) -> impl Iterator<Item = (&'a Str, Option<&'a Value>, Option<&'a Value>)> {
+    let (mut l, mut r) = (l.iter().peekable(), r.iter().peekable());
+    std::iter::from_fn(move || {
+        let order = match (l.peek(), r.peek()) {
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+            (Some(_), None) => Ordering::Less,
+            _ => Ordering::Greater,
+        };
+        let left = if order.is_le() { l.next() } else { None };
+        let right = if order.is_ge() { r.next() } else { None };
+        let (key, _) = left.or(right)?;
+        Some((key, left.map(|(_, v)| v), right.map(|(_, v)| v)))
+    })
 }
 
 /// The step that leads to an element of an associative list.
