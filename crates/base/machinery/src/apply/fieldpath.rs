@@ -262,6 +262,9 @@ impl Set {
         self.members.len() + self.children.iter().map(|(_, c)| c.len()).sum::<usize>()
     }
     pub fn union(&self, other: &Set) -> Set {
+        if self.is_empty() || other.is_empty() {
+            return if self.is_empty() { other } else { self }.clone();
+        }
         Set {
             members: merge_sorted(&self.members, &other.members, Ord::cmp, |a, b| a.or(b).cloned()),
             children: merge_sorted(

@@ -73,15 +73,16 @@ impl Updater<'_> {
     ) -> Res<Comparison> {
         let own = typed::compare(old, new, self.schema)?.exclude(self.reset_fields);
         let mut versions: BTreeMap<Str, Option<Comparison>> = BTreeMap::new();
-        versions.insert(self.api_version.into(), Some(own.clone()));
         let mut conflicts: Vec<(ManagerId, Set)> = Vec::new();
         let mut removed: Vec<(ManagerId, Set)> = Vec::new();
         let mut obsolete = Vec::new();
         for (id, set) in managers.iter().filter(|(id, _)| *id != who) {
-            if !versions.contains_key(&set.api_version) {
+            let is_ours = set.api_version == self.api_version;
+            if !is_ours && !versions.contains_key(&set.api_version) {
                 versions.insert(set.api_version.clone(), self.compare_in(old, new, &set.api_version)?);
             }
-            let Some(Some(c)) = versions.get(&set.api_version) else {
+            let of_other = versions.get(&set.api_version).and_then(Option::as_ref);
+            let Some(c) = of_other.or(is_ours.then_some(&own)) else {
                 obsolete.push(id.clone());
                 continue;
             };
