@@ -36,7 +36,7 @@ test: deps check unit quick
 check unit quick: export RUSTC_WORKSPACE_WRAPPER = clippy-driver
 check unit quick: export CLIPPY_ARGS = -D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__
 # What tests run beside what building needs.
-test unit quick: export TOOLS = openssl python3 python3-venv busybox-static
+test unit quick: export TOOLS = openssl python3 python3-venv busybox-static valgrind
 
 check: deps
 	@echo "=== $$(date +%T) format, lints, tidy"

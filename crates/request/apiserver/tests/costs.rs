@@ -1,12 +1,14 @@
-//! What requests cost, in allocations and the bytes of them: figures that are the same on every machine, quiet or not.
+//! What requests cost, in allocations, the bytes of them and instructions: figures that are the same on every machine, quiet or not.
 //!
-//! `costs.txt` holds what each request cost when it was written; a tenth more is a failure, and so is a third less, so that
-//! what has been won stays won. `KEELSON_WRITE_COSTS=1` writes it anew.
+//! `costs.txt` holds what each request allocated when it was written; a tenth more is a failure, and so is a third less, so that
+//! what has been won stays won. `instructions.txt` holds what was executed (`costs/instructions.rs`). `KEELSON_WRITE_COSTS=1` writes both anew.
 
 #![recursion_limit = "256"]
 #![allow(clippy::unwrap_used)]
 
 mod harness;
+#[path = "costs/instructions.rs"]
+mod instructions;
 
 use harness::Api;
 use keelson_api::{Value, value};
@@ -14,6 +16,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use std::alloc::System;
 use std::fmt::Write;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -85,21 +88,84 @@ fn write(method: &'static str, path: impl Into<String>, kind: &'static str, body
     }
 }
 
-/// Allocations and their bytes for one request, what follows it within the server included.
-async fn cost(api: &Api, request: impl Fn(usize) -> Request) -> (usize, usize) {
-    let mut requests: Vec<Request> = (0..WARM + COUNTED).map(request).collect();
-    let counted = requests.split_off(WARM);
-    ask(api, requests).await;
-    let before = INSTRUMENTED_SYSTEM.stats();
-    ask(api, counted).await;
-    let spent = INSTRUMENTED_SYSTEM.stats() - before;
-    let each = |n: usize| (n + COUNTED / 2) / COUNTED;
-    (
-        each(spent.allocations + spent.reallocations),
-        each(spent.bytes_allocated),
-    )
+/// What is measured: a name, how often it is asked before and while it is counted, and the nth request.
+struct Row {
+    name: &'static str,
+    request: Box<dyn Fn(usize) -> Request>,
 }
 
+fn row(name: &'static str, request: impl Fn(usize) -> Request + 'static) -> Row {
+    Row {
+        name,
+        request: Box::new(request),
+    }
+}
+
+/// In their order: later ones have what earlier ones made.
+fn rows() -> Vec<Row> {
+    const ONE: &str = "/api/v1/namespaces/default/pods/one";
+    const ITS_STATUS: &str = "/api/v1/namespaces/default/pods/one/status";
+    let made = |n: usize| format!("made-{n}");
+    let applied = |n: usize| {
+        let mut config = status(n);
+        config.set_at(&["apiVersion"], "v1");
+        config.set_at(&["kind"], "Pod");
+        config.set_at(&["metadata", "name"], "one");
+        config
+    };
+    let bound = |n: usize| {
+        let target = value!({"apiVersion": "v1", "kind": "Node", "name": format!("node-{n}")});
+        value!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": format!("made-{n}")}, "target": target})
+    };
+    let delete = |path: String| Request {
+        method: "DELETE",
+        ..read(path, JSON)
+    };
+    vec![
+        row("get a pod, JSON", |_| read(ONE, JSON)),
+        row("get a pod, protobuf", |_| read(ONE, PROTOBUF)),
+        row("create a pod", move |n| write("POST", PODS, JSON, pod(&made(n)))),
+        row("status of a pod, merge patch", |n| {
+            write("PATCH", ITS_STATUS, "application/merge-patch+json", status(n))
+        }),
+        row("status of a pod, strategic patch", |n| {
+            let kind = "application/strategic-merge-patch+json";
+            write("PATCH", ITS_STATUS, kind, status(1000 + n))
+        }),
+        row("status of a pod, apply", move |n| {
+            let path = format!("{ITS_STATUS}?fieldManager=tester&force=true");
+            write("PATCH", path, "application/apply-patch+yaml", applied(2000 + n))
+        }),
+        row("list of all pods, JSON", |_| read(PODS, JSON)),
+        row("list of all pods, Table", |_| read(PODS, TABLE)),
+        row("bind a pod", move |n| {
+            write("POST", format!("{PODS}/made-{n}/binding"), JSON, bound(n))
+        }),
+        row("delete a pod", move |n| {
+            delete(format!("{PODS}/made-{n}?gracePeriodSeconds=0"))
+        }),
+        row("create a ConfigMap of 1 KiB", move |n| {
+            write("POST", MAPS, JSON, map(&made(n), n))
+        }),
+        row("replace a ConfigMap of 1 KiB", |n| {
+            write("PUT", format!("{MAPS}/one"), JSON, map("one", n + 1))
+        }),
+        row("delete a ConfigMap", move |n| delete(format!("{MAPS}/made-{n}"))),
+    ]
+}
+
+/// A server that has what the first rows ask for.
+async fn server() -> Api {
+    let api = Api::new().await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let account = value!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    api.post(accounts, account).await.expect(201);
+    api.post(PODS, pod("one")).await.expect(201);
+    api.post(MAPS, map("one", 0)).await.expect(201);
+    api
+}
+
+/// Asks, and lets what follows within the server be done.
 async fn ask(api: &Api, requests: Vec<Request>) {
     for r in requests {
         let answer = api.call(r.method, &r.path, r.kind, r.accept, r.body).await;
@@ -115,73 +181,34 @@ async fn ask(api: &Api, requests: Vec<Request>) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-async fn costs() -> Vec<(&'static str, (usize, usize))> {
-    let api = Api::new().await;
-    let accounts = "/api/v1/namespaces/default/serviceaccounts";
-    let account = value!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
-    api.post(accounts, account).await.expect(201);
-    api.post(PODS, pod("one")).await.expect(201);
-    api.post(MAPS, map("one", 0)).await.expect(201);
-    let one = format!("{PODS}/one");
-    let its_status = format!("{one}/status");
-    let applied = |n: usize| {
-        let mut config = status(n);
-        config.set_at(&["apiVersion"], "v1");
-        config.set_at(&["kind"], "Pod");
-        config.set_at(&["metadata", "name"], "one");
-        config
-    };
-    let mut found = Vec::new();
-    macro_rules! row {
-        ($name:literal, $request:expr) => {
-            found.push(($name, cost(&api, $request).await))
-        };
-    }
-    row!("get a pod, JSON", |_| read(one.clone(), JSON));
-    row!("get a pod, protobuf", |_| read(one.clone(), PROTOBUF));
-    row!("create a pod", |n| write("POST", PODS, JSON, pod(&format!("made-{n}"))));
-    row!("status of a pod, merge patch", |n| write(
-        "PATCH",
-        its_status.clone(),
-        "application/merge-patch+json",
-        status(n)
-    ));
-    row!("status of a pod, strategic patch", |n| write(
-        "PATCH",
-        its_status.clone(),
-        "application/strategic-merge-patch+json",
-        status(1000 + n)
-    ));
-    row!("status of a pod, apply", |n| write(
-        "PATCH",
-        format!("{its_status}?fieldManager=tester&force=true"),
-        "application/apply-patch+yaml",
-        applied(2000 + n)
-    ));
-    row!("list 91 pods, JSON", |_| read(PODS, JSON));
-    row!("list 91 pods, Table", |_| read(PODS, TABLE));
-    row!("create a ConfigMap of 1 KiB", |n| write(
-        "POST",
-        MAPS,
-        JSON,
-        map(&format!("made-{n}"), n)
-    ));
-    row!("replace a ConfigMap of 1 KiB", |n| write(
-        "PUT",
-        format!("{MAPS}/one"),
-        JSON,
-        map("one", n + 1)
-    ));
-    row!("delete a ConfigMap", |n| Request {
-        method: "DELETE",
-        ..read(format!("{MAPS}/made-{n}"), JSON)
-    });
-    found
+/// One thread, so that whatever follows a request is done where it is counted.
+fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap()
 }
 
-#[tokio::test]
-async fn requests_cost_what_they_did() {
-    let found = costs().await;
+/// Allocations and their bytes for one request, what follows it within the server included.
+fn costs() -> Vec<(&'static str, (usize, usize))> {
+    let runtime = runtime();
+    let api = runtime.block_on(server());
+    let cost = |row: Row| {
+        let mut requests: Vec<Request> = (0..WARM + COUNTED).map(row.request).collect();
+        let counted = requests.split_off(WARM);
+        runtime.block_on(ask(&api, requests));
+        let before = INSTRUMENTED_SYSTEM.stats();
+        runtime.block_on(ask(&api, counted));
+        let spent = INSTRUMENTED_SYSTEM.stats() - before;
+        let each = |n: usize| (n + COUNTED / 2) / COUNTED;
+        let allocations = each(spent.allocations + spent.reallocations);
+        (row.name, (allocations, each(spent.bytes_allocated)))
+    };
+    rows().into_iter().map(cost).collect()
+}
+
+#[test]
+fn requests_cost_what_they_did() {
+    let _alone = instructions::ALONE.lock().unwrap();
+    let found = costs();
     let mut text = String::new();
     for (name, (allocations, bytes)) in &found {
         writeln!(text, "{name:<36}{allocations:>8} allocations {bytes:>9} bytes").unwrap();

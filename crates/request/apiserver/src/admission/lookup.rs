@@ -1,14 +1,24 @@
 //! What plug-ins look up: objects of other resources, from the cache.
 
+use bytes::Bytes;
 use keelson_api::{ApiError, ApiResult, Object, Reason};
+use keelson_cache::Entry;
 use keelson_registry::options::ListOptions;
 use keelson_registry::{Cx, Engine, ResourceDef, UserInfo};
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
+
+/// So many decoded objects are kept, and none that is longer in the store.
+const MOST_KEPT: usize = 128;
+const LONGEST_KEPT: usize = 2 << 10;
 
 /// Reads with the server's own identity.
 pub struct Lookup {
     engine: Arc<Engine>,
     user: Arc<UserInfo>,
+    /// By their keys, with what they were decoded from: several plug-ins ask for the same namespace and account, for each pod.
+    kept: Mutex<HashMap<Bytes, (Arc<Entry>, Object)>>,
 }
 
 impl Lookup {
@@ -16,6 +26,7 @@ impl Lookup {
         Lookup {
             engine,
             user: Arc::new(UserInfo::api_server()),
+            kept: Mutex::default(),
         }
     }
     pub fn engine(&self) -> &Engine {
@@ -40,11 +51,28 @@ impl Lookup {
         rv: &str,
     ) -> ApiResult<Option<Object>> {
         let cx = self.cx(group, resource, namespace, name)?;
-        match self.engine.get(&cx, rv).await {
-            Ok(o) => Ok(Some(o)),
+        match self.engine.get_entry(&cx, rv).await {
+            Ok(entry) => Ok(Some(self.decoded(&cx.def, entry).await?)),
             Err(e) if e.is(Reason::NotFound) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+    async fn decoded(&self, def: &ResourceDef, entry: Arc<Entry>) -> ApiResult<Object> {
+        if let Some((of, object)) = self.kept.lock().get(entry.key())
+            && Arc::ptr_eq(of, &entry)
+        {
+            return Ok(object.clone());
+        }
+        let object = self.engine.object(def, &entry).await?;
+        // What others convert or complete may come out otherwise the next time.
+        if !def.custom && def.converter.is_none() && entry.value().len() <= LONGEST_KEPT {
+            let mut kept = self.kept.lock();
+            if kept.len() >= MOST_KEPT {
+                kept.clear();
+            }
+            kept.insert(entry.key().clone(), (entry, object.clone()));
+        }
+        Ok(object)
     }
     /// As new as the store.
     pub async fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> ApiResult<Option<Object>> {
