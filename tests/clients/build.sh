@@ -1,5 +1,5 @@
 #!/bin/bash
-# build.sh PROGRAM…: the programs of programs.tsv from their Go modules or crates, at the versions it says, into $LAB/clients. One at a time, and only what isn't there at that version.
+# build.sh PROGRAM…: the programs of programs.tsv from their Go modules, at the versions it says, into $LAB/clients. One at a time, and only what isn't there at that version.
 # Each is built in its own module as that has been published: with the dependencies its authors chose, not with those a consumer would get.
 . "$(dirname "$0")/../../conformance/lib/env.sh"; set -euo pipefail
 OUT=$LAB/clients; SOURCES=$ROOT/tests/clients/programs.tsv
@@ -27,23 +27,7 @@ program() { # name module version package [our main.go, where the module has no 
   esac
   echo "$2@$3" >"$to.version"; rm -rf "${mod%.mod}"
 }
-# Crates whose own tests need a cluster are published with them: NAME-CRATE.test each, built in a workspace of their sources, with the versions that cargo chooses for it.
-crates() { # name, version, crates and features: a,b features=c,d
-  local to=$OUT/$1 at=$LAB/build/clients/$1 version=$2 names=${3%% *} features=${3#*features=} c
-  [ "$(cat "$to.version" 2>/dev/null)" = "$2 $3" ] && return
-  printf '%s building %s %s\n' "$(date +%T)" "$1" "$2"
-  mkdir -p "$at/src"; : >"$at/src/lib.rs"
-  for c in ${names//,/ }; do [ -e "$at/$c/Cargo.toml" ] || {
-    printf '[package]\nname = "wanted"\nversion = "0.0.0"\nedition = "2021"\n[dependencies]\n%s = "=%s"\n[workspace]\n' "$c" "$version" >"$at/Cargo.toml"
-    cp -r --no-preserve=mode "$(dirname "$(cd "$at" && cargo metadata -q --format-version 1 | jq -r --arg c "$c" '.packages[] | select(.name == $c).manifest_path')")" "$at/$c"
-  }; done
-  { printf '[workspace]\nresolver = "2"\nmembers = [%s]\n[profile.dev]\ndebug = 0\n[patch.crates-io]\n' "\"${names//,/\", \"}\""; for c in ${names//,/ }; do printf '%s = {path = "%s"}\n' "$c" "$c"; done; } >"$at/Cargo.toml"
-  (cd "$at"; env -u RUSTC_WORKSPACE_WRAPPER nice -n 5 cargo test -q --workspace --lib --no-run --features "$features" --message-format json-render-diagnostics) | jq -r 'select(.executable and .profile.test) | [.target.name, .executable] | @tsv' |
-    while IFS=$'\t' read -r c p; do mv "$p" "$to-$(tr _ - <<<"$c").test"; done
-  for c in ${names//,/ }; do [ -x "$to-$c.test" ] || { echo "$1: $c wasn't built" >&2; return 1; }; done
-  echo "$2 $3" >"$to.version"; rm -rf "$at"
-}
 for name in "$@"; do
   IFS=$'\t' read -r n m v p main < <(grep -P "^$name\t" "$SOURCES") || { echo "$name: not in $SOURCES" >&2; exit 1; }
-  case $m in crates) crates "$n" "$v" "$p" ;; *) program "$n" "$m" "$v" "$p" "$main" ;; esac
+  program "$n" "$m" "$v" "$p" "$main"
 done
