@@ -292,6 +292,7 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
         tls: Some(ServingTls {
             identity: access.serving,
             client_ca: access.clients_known,
+            following: None,
         }),
         ..keelson_kubelet::Config::default()
     };

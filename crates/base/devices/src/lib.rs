@@ -1,5 +1,5 @@
 //! Devices of a node, as their makers' programs and the kubelet speak of them: device plug-ins (`v1beta1`), drivers of dynamic
-//! resource allocation (`v1`, and `v1beta1` before it) with the health of their devices, and the pod-resources API.
+//! resource allocation (`v1`, and `v1beta1` before it) with the health of their devices, the pod-resources API, and the API of a node's pods.
 //!
 //! This crate has the messages, clients whose calls end, and what all sides must agree on by name. It knows nothing of pods,
 //! of which devices there are, or of who gets them. Messages and services are written by `tools/proto/run.sh`.
@@ -36,6 +36,12 @@ pub mod health {
 #[allow(clippy::all, clippy::unwrap_used, missing_docs)]
 pub mod podresources {
     include!("../proto/podresources/v1.rs");
+}
+
+/// The pods of a node.
+#[allow(clippy::all, clippy::unwrap_used, missing_docs)]
+pub mod pods {
+    include!("../proto/pods/v1alpha1.rs");
 }
 
 pub use clients::{Driver, Health, HealthService, Plugin, Service};

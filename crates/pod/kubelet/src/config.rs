@@ -72,6 +72,17 @@ pub struct Alone {
     pub key: Option<PathBuf>,
     /// Authorities of clients' certificates.
     pub client_ca: Option<PathBuf>,
+    /// How this program logs.
+    pub logging: Option<Logging>,
+}
+
+/// What a file says of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logging {
+    /// `text`, or `json`.
+    pub format: String,
+    /// By upstream's numbers.
+    pub verbosity: Option<u32>,
 }
 
 impl Default for Alone {
@@ -82,6 +93,7 @@ impl Default for Alone {
             cert: None,
             key: None,
             client_ca: None,
+            logging: None,
         }
     }
 }
@@ -93,6 +105,8 @@ pub struct ServingTls {
     pub identity: Arc<dyn ResolvesServerCert>,
     /// Client certificates are accepted from these authorities.
     pub client_ca: Live,
+    /// Files in which both are renewed, by somebody else.
+    pub following: Option<crate::server::identity::Following>,
 }
 
 impl ServingTls {
@@ -112,6 +126,7 @@ impl ServingTls {
         Ok(ServingTls {
             identity: Arc::new(SingleCertAndKey::from(pair)),
             client_ca: clients.into(),
+            following: None,
         })
     }
 }
@@ -199,8 +214,13 @@ pub struct Config {
     pub fail_cgroup_v1: bool,
     /// When memory runs out in a container only one process ends. `None`: as the version of cgroups has it.
     pub single_process_oom_kill: Option<bool>,
-    /// CPU limits hold.
+    /// CPU limits hold, counted anew after each period.
     pub cpu_quota: bool,
+    pub cpu_period: Duration,
+    /// What a container may use of the memory between its request and its limit before the kernel slows it down (`None`: all),
+    /// and whether the kernel keeps what is requested.
+    pub memory_throttling: Option<f64>,
+    pub memory_tiers: bool,
     /// Where the server listens; `None` runs without a server.
     pub listen: Option<SocketAddr>,
     /// The port told in the node's status.
@@ -216,9 +236,10 @@ pub struct Config {
     pub flags: Option<Arc<Flags>>,
     /// What other nodes may have of images here; `None`: nothing.
     pub archives: Option<Arc<dyn Archives>>,
-    /// exec, attach, logs and the like are served; the machine's logs are.
+    /// exec, attach, logs and the like are served; the machine's logs are, and by the names of services, too.
     pub debugging_handlers: bool,
     pub system_logs: bool,
+    pub system_log_query: bool,
     pub lease_duration: Duration,
     /// The largest a container's log grows, and how many files are kept.
     pub log_max_size: u64,
@@ -306,6 +327,9 @@ impl Default for Config {
             fail_cgroup_v1: false,
             single_process_oom_kill: None,
             cpu_quota: true,
+            cpu_period: Duration::from_millis(100),
+            memory_throttling: None,
+            memory_tiers: false,
             listen: Some(SocketAddr::from(([0, 0, 0, 0], 10250))),
             port: 10250,
             tls: None,
@@ -316,6 +340,7 @@ impl Default for Config {
             archives: None,
             debugging_handlers: true,
             system_logs: true,
+            system_log_query: false,
             lease_duration: Duration::from_secs(40),
             log_max_size: 10 << 20,
             log_max_files: 5,

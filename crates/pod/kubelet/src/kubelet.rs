@@ -6,6 +6,7 @@ use crate::backoff::Backoff;
 use crate::claims::Claims;
 use crate::config::Config;
 use crate::devices::Devices;
+use crate::disks::Disks;
 use crate::host::{Host, Layout, Machine};
 use crate::managers::Managers;
 use crate::metrics::Metrics;
@@ -14,6 +15,7 @@ use crate::node::NodeState;
 use crate::probes::Probes;
 use crate::providers::Providers;
 use crate::resources::cgroup;
+use crate::resources::memory_qos::MemoryQos;
 use crate::resources::quantity::ResourceList;
 use crate::shutdown::Shutdown;
 use crate::status::manager::StatusManager;
@@ -78,6 +80,7 @@ pub struct Kubelet {
     pub unmeasured: crate::server::metrics::Unmeasured,
     /// What the kernel can limit.
     pub limited: cgroup::Limited,
+    pub known_disks: tokio::sync::OnceCell<Disks>,
     pub stop: CancellationToken,
 }
 
@@ -152,23 +155,44 @@ impl Kubelet {
             swap: self.machine.swap as i64,
             hugepage_sizes: self.machine.hugepage_sizes(),
             swap_limits: self.limited.swap,
-            cpu_quota: self.cfg.cpu_quota,
+            quota: cgroup::CpuQuota {
+                enforced: self.cfg.cpu_quota,
+                period: self.cfg.cpu_period.as_micros() as i64,
+            },
+            memory_qos: self.limited.memory_qos.then(|| self.memory_qos()),
             swap_behaviour: self.cfg.swap,
             oom_group: self.limited.oom_group && !self.cfg.single_process_oom_kill.unwrap_or(false),
         }
     }
 
+    fn memory_qos(&self) -> MemoryQos {
+        let (all, reserved) = (
+            self.machine.memory as i64,
+            crate::node::status::reserved(&self.cfg, "memory"),
+        );
+        MemoryQos {
+            throttling: self.cfg.memory_throttling,
+            tiered: self.cfg.memory_tiers,
+            allocatable: (all - (reserved + 999) / 1000).max(0),
+            page: page(),
+        }
+    }
+
     /// The limits of a pod's cgroup.
     pub fn pod_limits(&self, pod: &Pod, pids: Option<i64>) -> cgroup::CgroupLimits {
-        let mut limits = cgroup::pod_limits(pod, pids);
+        let mut node = self.limits();
         // Who has CPUs alone is limited by these.
-        if !self.cfg.cpu_quota || self.managers.cpus.has_exclusive(pods::uid(pod)) {
-            limits.cpu_quota = None;
-        }
-        limits
+        node.quota.enforced &= !self.managers.cpus.has_exclusive(pods::uid(pod));
+        cgroup::pod_limits(pod, pids, &node)
     }
 
     pub fn cgroup_of(&self, pod: &Pod) -> String {
         crate::resources::cgroup::pod_path(&self.cfg.cgroup_root, pod)
     }
+}
+
+/// Bytes of a page of memory.
+fn page() -> i64 {
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+    size.ok().flatten().unwrap_or(4096)
 }

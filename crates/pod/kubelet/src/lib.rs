@@ -17,6 +17,7 @@ pub mod company;
 pub mod config;
 pub mod configuration;
 pub mod devices;
+pub mod disks;
 pub mod eviction;
 pub mod fake;
 pub mod gc;

@@ -13,6 +13,7 @@ use crate::metrics::Metrics;
 use crate::node::{self, NodeState};
 use crate::providers::Providers;
 use crate::resources::cgroup::{self, CgroupLimits};
+use crate::resources::memory_qos;
 use crate::resources::qos::Qos;
 use crate::resources::quantity::{self, ResourceList};
 use crate::sources;
@@ -54,6 +55,7 @@ pub async fn run_built(kl: Arc<Kubelet>) -> anyhow::Result<()> {
     // What a start takes isn't kept for as long as the kubelet runs.
     Box::pin(server::start(&kl)).await?;
     server::pod_resources::start(&kl);
+    let pods_api = server::pods_api::start(&kl);
     devices::start(&kl.devices);
     // Static pods and their containers' events don't wait for the API server: it may be one of them.
     sources::file::start(&kl, &mirrors).context("reading the static pods")?;
@@ -71,6 +73,8 @@ pub async fn run_built(kl: Arc<Kubelet>) -> anyhow::Result<()> {
         () = stop.cancelled() => return Ok(()),
         informer = sources::api::start(&kl, &mirrors) => informer,
     };
+    pods_api.set();
+    Workers::reset_classes(&kl);
     managers::start(&kl);
     tokio::spawn(pleg::end_orphans(kl.clone()));
     match Box::pin(gc::images::list(&kl)).await {
@@ -219,6 +223,7 @@ pub async fn build(
         rates: Default::default(),
         unmeasured: Default::default(),
         limited,
+        known_disks: Default::default(),
         started: host.now(),
         runtime_name: version.runtime_name,
         runtime_version: version.runtime_version,
@@ -293,6 +298,12 @@ fn judge(host: &dyn Host, machine: &Machine, cfg: &Config) -> anyhow::Result<()>
     if cfg.swap == Swap::Limited && !host.unified_cgroups() {
         anyhow::bail!("swap feature is enabled and LimitedSwap but it is only supported with cgroupv2");
     }
+    if (cfg.memory_throttling.is_some() || cfg.memory_tiers) && !host.unified_cgroups() {
+        anyhow::bail!(
+            "invalid configuration: memoryThrottlingFactor and memoryReservationPolicy must not be set when using cgroup v1, which has \
+             no memory.high, memory.low and memory.min"
+        );
+    }
     if cfg.single_process_oom_kill == Some(false) && !host.unified_cgroups() {
         anyhow::bail!(
             "invalid configuration: singleProcessOOMKill must not be explicitly set to false when using cgroup v1"
@@ -321,9 +332,15 @@ fn enforce_reserved(host: &dyn Host, cfg: &Config) -> anyhow::Result<()> {
         let bytes = amount("memory").map(|q| quantity::value(&q));
         let limits = CgroupLimits {
             cpu_shares: amount("cpu").map(|q| cgroup::shares(quantity::milli(&q))),
-            cpu_quota: None,
             memory: bytes.filter(|_| whole),
             pids: amount("pid").map(|q| quantity::value(&q)).filter(|_| whole),
+            // What is reserved is kept, too, where the kernel can.
+            unified: bytes
+                .filter(|_| whole && host.cgroup_has(group, memory_qos::MIN))
+                .map(|b| (memory_qos::MIN.to_owned(), b.to_string()))
+                .into_iter()
+                .collect(),
+            ..CgroupLimits::default()
         };
         let set = host.group(group).and_then(|_| host.update_cgroup(group, &limits));
         set.map_err(|e| match e.kind() {

@@ -6,6 +6,7 @@ mod fakes;
 mod images;
 mod managers;
 mod metrics;
+mod pods_api;
 mod shutdown;
 mod support;
 mod volumes;
@@ -455,4 +456,95 @@ async fn a_deadline_ends_a_pod() {
     // Who is told may put another in its place.
     assert!(node.runtime.running().is_empty(), "its container has ended by then");
     assert!(began.elapsed() >= Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+/// Quotas by the period that is said, for pods and containers, and memory kept and throttled as upstream has it.
+#[tokio::test(start_paused = true)]
+async fn limits_are_set_as_the_settings_say() {
+    let node = Node::start_with(|c| {
+        c.cpu_period = Duration::from_millis(20);
+        c.memory_throttling = Some(0.5);
+        c.memory_tiers = true;
+    })
+    .await;
+    let limited = json!({"requests": {"cpu": "250m", "memory": "64Mi"}, "limits": {"cpu": "500m", "memory": "128Mi"}});
+    let path = node.pod(json!({"containers": [{"name": "c", "resources": limited}]}));
+    let pod = node.ready(&path).await;
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
+    let c = node.runtime.resources("c").unwrap();
+    assert_eq!((c.cpu_quota, c.cpu_period), (10_000, 20_000));
+    let file = |name: &str| c.unified.get(name).cloned().unwrap_or_default();
+    assert_eq!(
+        (file("memory.low"), file("memory.high"), file("memory.min")),
+        ("67108864".into(), "100663296".into(), String::new())
+    );
+    let of_pod = node.host.cgroup(&format!("/kubepods/burstable/pod{uid}")).unwrap();
+    assert_eq!((of_pod.cpu_quota, of_pod.cpu_period), (Some(10_000), Some(20_000)));
+    assert_eq!(of_pod.unified["memory.low"], "67108864");
+    let all = node.host.cgroup("/kubepods").unwrap().unified;
+    assert_eq!(
+        (all["memory.min"].as_str(), all["memory.low"].as_str()),
+        ("67108864", "67108864")
+    );
+    let burstable = node.host.cgroup("/kubepods/burstable").unwrap();
+    assert_eq!(burstable.unified["memory.low"], "67108864");
+    // As the runtime tells it, it is what was asked for.
+    let shown = &pod["status"]["containerStatuses"][0]["resources"]["limits"]["cpu"];
+    assert_eq!(shown, "500m");
+    node.api.delete_pod(&path, 0);
+    node.gone(&path).await;
+    node.until("nothing is kept any more", |n| {
+        let all = n.host.cgroup("/kubepods")?.unified;
+        (all["memory.min"] == "0").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_is_asked_of_the_runtime() {
+    use keelson_kubelet::server::checkpoint;
+    let node = Node::start().await;
+    let path = node.pod(json!({"restartPolicy": "Never", "containers": [
+        {"name": "c"}, {"name": "short", "command": ["sleep", "1"]}]}));
+    node.until("one runs and one has ended", |n| {
+        let states = n.api.get(&path)?["status"]["containerStatuses"].clone();
+        let are = states[0]["state"]["running"].is_object() && states[1]["state"]["terminated"].is_object();
+        are.then_some(())
+    })
+    .await;
+    let kl = node.kubelet();
+    let ask = async |pod: &str, container: &str, timeout: Option<&str>| {
+        let answer = checkpoint::make(&kl, "default", pod, container, timeout).await;
+        answer.map_err(|(status, why)| format!("{} {why}", status.as_u16()))
+    };
+    let location = ask("p", "c", Some("300")).await.unwrap();
+    assert!(
+        location.starts_with("/var/lib/kubelet/checkpoints/checkpoint-p_default-c-2026-01-01T"),
+        "{location}"
+    );
+    let asked = node.runtime.checkpoints();
+    assert_eq!(
+        (asked.len(), asked[0].location.as_str(), asked[0].timeout),
+        (1, location.as_str(), 300)
+    );
+    for (pod, container, timeout, why) in [
+        ("none", "c", None, "404 pod does not exist"),
+        ("p", "d", None, "404 container d does not exist"),
+        ("p", "c", Some("soon"), "404 cannot parse value of timeout parameter"),
+        (
+            "p",
+            "c",
+            Some("-1"),
+            "500 checkpointing of default/p/c failed (CheckpointContainer requires the timeout value to be > 0)",
+        ),
+        (
+            "p",
+            "short",
+            None,
+            "500 checkpointing of default/p/short failed (container short not found)",
+        ),
+    ] {
+        assert_eq!(ask(pod, container, timeout).await.unwrap_err(), why);
+    }
+    assert_eq!(node.runtime.checkpoints().len(), 1);
 }

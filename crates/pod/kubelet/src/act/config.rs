@@ -18,6 +18,7 @@ pub struct SandboxInput<'a> {
     pub log_directory: String,
     pub userns: Option<cri::UserNamespace>,
     pub volume_groups: &'a [i64],
+    pub limits: &'a cgroup::Node,
 }
 
 fn pod_labels(pod: &Pod) -> HashMap<String, String> {
@@ -70,34 +71,36 @@ pub fn sandbox(input: &SandboxInput) -> Result<cri::PodSandboxConfig, String> {
                 .flatten()
                 .map(|s| (s.name.replace('/', "."), s.value.clone()))
                 .collect(),
-            overhead: Some(overhead(pod)),
-            resources: Some(sandbox_resources(pod)),
+            overhead: Some(overhead(pod, input.limits)),
+            resources: Some(sandbox_resources(pod, input.limits)),
         }),
         ..Default::default()
     })
 }
 
-fn overhead(pod: &Pod) -> cri::LinuxContainerResources {
+fn overhead(pod: &Pod, node: &cgroup::Node) -> cri::LinuxContainerResources {
     let Some(o) = &pods::spec(pod).overhead else {
         return Default::default();
     };
     use crate::resources::quantity as q;
     let cpu = q::milli_of(Some(o), "cpu");
+    let (cpu_quota, cpu_period) = node.quota.of(cpu);
     cri::LinuxContainerResources {
-        cpu_period: cgroup::CPU_PERIOD,
+        cpu_period,
         cpu_shares: cgroup::shares(cpu),
-        cpu_quota: cgroup::quota(cpu, cgroup::CPU_PERIOD),
+        cpu_quota,
         memory_limit_in_bytes: q::value_of(Some(o), "memory"),
         ..Default::default()
     }
 }
 
-fn sandbox_resources(pod: &Pod) -> cri::LinuxContainerResources {
-    let limits = cgroup::pod_limits(pod, None);
+fn sandbox_resources(pod: &Pod, node: &cgroup::Node) -> cri::LinuxContainerResources {
+    let limits = cgroup::pod_limits(pod, None, node);
+    let (cpu_quota, cpu_period) = node.quota.of(cgroup::ceilings(pod).0.unwrap_or(0));
     cri::LinuxContainerResources {
-        cpu_period: cgroup::CPU_PERIOD,
+        cpu_period,
         cpu_shares: limits.cpu_shares.unwrap_or(0),
-        cpu_quota: limits.cpu_quota.unwrap_or(0),
+        cpu_quota,
         memory_limit_in_bytes: limits.memory.unwrap_or(0),
         ..Default::default()
     }

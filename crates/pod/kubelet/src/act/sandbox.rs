@@ -23,6 +23,7 @@ pub fn config(kl: &Kubelet, pod: &Pod, attempt: u32) -> Result<cri::PodSandboxCo
         log_directory: logs.to_string_lossy().into_owned(),
         userns: kl.userns.mapping(kl, pod)?,
         volume_groups: &kl.volumes.groups(pod),
+        limits: &kl.limits(),
     })?;
     let resources = config.linux.as_mut().and_then(|l| l.resources.as_mut());
     if let Some(resources) = resources.filter(|_| kl.managers.cpus.has_exclusive(pods::uid(pod))) {

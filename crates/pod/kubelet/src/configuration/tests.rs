@@ -40,6 +40,8 @@ fn with_flags(flags: &[(&str, &str)]) -> Result<Config, String> {
 }
 
 /// What `kubeadm config print init-defaults --component-configs KubeletConfiguration` writes, but for the driver and the authority.
+mod limits;
+
 #[test]
 fn kubeadms_file_is_honoured() {
     let c = applied(json!({
@@ -67,6 +69,8 @@ fn kubeadms_file_is_honoured() {
 fn fields_become_settings() {
     let c = applied(json!({
         "maxPods": 250, "podsPerCore": 10, "podPidsLimit": 4096, "seccompDefault": true, "cpuCFSQuota": false,
+        "cpuCFSQuotaPeriod": "5ms", "memoryThrottlingFactor": 0.8, "memoryReservationPolicy": "TieredReservation",
+        "enableSystemLogQuery": true,
         "systemReserved": {"cpu": "500m", "memory": "1Gi", "pid": "1000"}, "kubeReserved": {"cpu": "1"},
         "enforceNodeAllocatable": ["pods", "kube-reserved"], "kubeReservedCgroup": "/kube",
         "evictionHard": {"memory.available": "5%"}, "evictionSoft": {"memory.available": "10%"},
@@ -84,6 +88,10 @@ fn fields_become_settings() {
     assert_eq!(
         (c.max_pods, c.pods_per_core, c.pod_pids_limit, c.cpu_quota),
         (250, 10, Some(4096), false)
+    );
+    assert_eq!(
+        (c.cpu_period, c.memory_throttling, c.memory_tiers, c.system_log_query),
+        (Duration::from_millis(5), Some(0.8), true, true)
     );
     assert_eq!(c.system_reserved["memory"], "1Gi");
     assert_eq!(crate::node::status::reserved(&c, "cpu"), 1500);
@@ -204,8 +212,8 @@ fn what_can_not_be_had_is_refused_by_name() {
             "unknown field \"seconds\"",
         ),
         (
-            json!({"featureGates": {"MemoryQoS": true}}),
-            "featureGates (--feature-gates): MemoryQoS=true can't be had here: it is false",
+            json!({"featureGates": {"KubeletInUserNamespace": true}}),
+            "featureGates (--feature-gates): KubeletInUserNamespace=true can't be had here: it is false",
         ),
         (
             json!({"featureGates": {"Nope": true}}),

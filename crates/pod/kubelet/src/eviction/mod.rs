@@ -6,7 +6,8 @@ mod rank;
 mod reclaim;
 pub mod threshold;
 
-use crate::host::Usage;
+use crate::disks::{Disk, Disks};
+use crate::host::{FsStats, Usage};
 use crate::kubelet::Kubelet;
 use crate::pods;
 use crate::resources::{cgroup, qos::Qos, quantity};
@@ -36,6 +37,13 @@ struct Seen {
 
 pub fn start(kl: &Arc<Kubelet>) {
     let looking = kl.clone();
+    // A runtime that doesn't answer holds up nobody.
+    let asking = kl.clone();
+    tokio::spawn(async move {
+        while asking.known_disks.get().is_none() && next(&asking).await {
+            asking.disks().await;
+        }
+    });
     let judged = kl.cfg.eviction.at_once().next().is_some() || !kl.cfg.eviction.soft.is_empty();
     if judged {
         tokio::spawn(async move {
@@ -68,8 +76,9 @@ async fn next(kl: &Kubelet) -> bool {
 
 /// One look at the machine, and what follows from it.
 async fn turn(kl: &Arc<Kubelet>, seen: &mut Seen) -> Result<(), tokio::task::JoinError> {
-    let looking = kl.clone();
-    let sample = match tokio::task::spawn_blocking(move || sample(&looking)).await? {
+    let disks = kl.disks_now().clone();
+    let (looking, on) = (kl.clone(), disks.clone());
+    let sample = match tokio::task::spawn_blocking(move || sample(&looking, &on)).await? {
         Ok(sample) => sample,
         Err(e) => {
             tracing::warn!("the machine's resources can't be measured: {e}");
@@ -90,35 +99,38 @@ async fn turn(kl: &Arc<Kubelet>, seen: &mut Seen) -> Result<(), tokio::task::Joi
     let (disk, urgent): (Vec<Met>, Vec<Met>) = met.into_iter().partition(|m| m.threshold.signal.is_disk());
     if let Some(first) = urgent.first().copied() {
         first.tell();
-        let choosing = kl.clone();
-        if tokio::task::spawn_blocking(move || end_one(&choosing, first, &Layers::new())).await? {
+        let (choosing, on) = (kl.clone(), disks.clone());
+        if tokio::task::spawn_blocking(move || end_one(&choosing, &on, first, &Layers::new())).await? {
             return Ok(());
         }
     }
-    match disk.first().copied() {
-        Some(first) => disk_turn(kl, first, &disk).await,
-        None => Ok(()),
+    match disk.is_empty() {
+        false => disk_turn(kl, disks, disk).await,
+        true => Ok(()),
     }
 }
 
-/// The disk is short: first goes what nobody needs.
-async fn disk_turn(kl: &Arc<Kubelet>, first: Met, met: &[Met]) -> Result<(), tokio::task::JoinError> {
-    first.tell();
-    reclaim::all(kl).await;
-    let signal = first.threshold.signal;
-    let looking = kl.clone();
-    let left = tokio::task::spawn_blocking(move || sample(&looking)).await?;
-    let reclaim = &kl.cfg.eviction.reclaim;
-    if left.is_ok_and(|left| !met.iter().any(|m| left.meets(&m.threshold, reclaim, true))) {
-        tracing::info!(?signal, "no pod has to end for it");
+/// Disks are short: first goes what nobody needs of what is on them.
+async fn disk_turn(kl: &Arc<Kubelet>, disks: Disks, mut met: Vec<Met>) -> Result<(), tokio::task::JoinError> {
+    met.iter().for_each(Met::tell);
+    let short: BTreeSet<Disk> = met.iter().filter_map(|m| m.threshold.signal.disk(&disks)).collect();
+    for disk in short {
+        reclaim::on(kl, &disks, disk).await;
+    }
+    let (looking, on) = (kl.clone(), disks.clone());
+    if let Ok(left) = tokio::task::spawn_blocking(move || sample(&looking, &on)).await? {
+        met.retain(|m| left.meets(&m.threshold, &kl.cfg.eviction.reclaim, true));
+    }
+    if met.is_empty() {
+        tracing::info!("no pod has to end for a disk");
         return Ok(());
     }
     let Some(layers) = layers(kl).await else {
-        tracing::warn!(?signal, "no pod ends for it: who has written what isn't known");
+        tracing::warn!("no pod ends for a disk: who has written what isn't known");
         return Ok(());
     };
     let choosing = kl.clone();
-    tokio::task::spawn_blocking(move || end_one(&choosing, first, &layers)).await?;
+    tokio::task::spawn_blocking(move || met.into_iter().any(|m| end_one(&choosing, &disks, m, &layers))).await?;
     Ok(())
 }
 
@@ -141,8 +153,9 @@ async fn limits_turn(kl: &Arc<Kubelet>) -> Result<(), tokio::task::JoinError> {
         true => layers(kl).await.unwrap_or_default(),
         false => Layers::new(),
     };
+    let one_disk = kl.disks_now().is_one();
     let walking = kl.clone();
-    tokio::task::spawn_blocking(move || local_limits(&walking, &layers)).await
+    tokio::task::spawn_blocking(move || local_limits(&walking, one_disk, &layers)).await
 }
 
 /// A threshold that is met, and has been for long enough.
@@ -162,7 +175,7 @@ impl Seen {
     /// What pods have to end for, the first first: hard thresholds at once, soft ones after their time.
     fn look(&mut self, wanted: &crate::config::Eviction, sample: &Sample, now: Instant) -> Vec<Met> {
         let hard = wanted.at_once().map(|t| (t, true, Duration::ZERO));
-        let soft = wanted.soft.iter().map(|(t, grace)| (*t, false, *grace));
+        let soft = wanted.in_time().map(|(t, grace)| (t, false, grace));
         let mut met = Vec::new();
         let before = std::mem::take(&mut self.pressing);
         for (threshold, hard, grace) in hard.chain(soft) {
@@ -184,13 +197,13 @@ impl Seen {
 }
 
 /// Returns whether a pod ends.
-fn end_one(kl: &Kubelet, met: Met, layers: &Layers) -> bool {
+fn end_one(kl: &Kubelet, disks: &Disks, met: Met, layers: &Layers) -> bool {
     let signal = met.threshold.signal;
     let candidates: Vec<Candidate> = kl
         .workers
         .all()
         .iter()
-        .filter_map(|h| candidate(kl, h, met, layers))
+        .filter_map(|h| candidate(kl, disks, h, met, layers))
         .collect();
     if candidates.iter().any(|c| c.ending) {
         // One is on its way out; what it frees is seen first.
@@ -213,9 +226,10 @@ fn end_one(kl: &Kubelet, met: Met, layers: &Layers) -> bool {
     }
 }
 
-fn sample(kl: &Kubelet) -> std::io::Result<Sample> {
+fn sample(kl: &Kubelet, disks: &Disks) -> std::io::Result<Sample> {
     let usage = kl.host.node_usage()?;
-    let fs = kl.host.fs_stats(&kl.layout.root)?;
+    let measure = |disk| disks.measure(&*kl.host, &kl.layout.root, disk);
+    let fs = measure(Disk::Node)?;
     let pods_memory = limit_of_pods(kl);
     let of_pods = cgroup::qos_path(&kl.cfg.cgroup_root, Qos::Guaranteed);
     // Where their cgroup can't be read the machine is looked at all the same.
@@ -226,6 +240,14 @@ fn sample(kl: &Kubelet) -> std::io::Result<Sample> {
         memory: kl.machine.memory,
         memory_available: kl.machine.memory.saturating_sub(usage.working_set),
         fs,
+        images: match disks.images {
+            Disk::Node => fs,
+            own => measure(own)?,
+        },
+        layers: match disks.layers {
+            Disk::Layers => measure(Disk::Layers)?,
+            _ => FsStats::default(),
+        },
         pids: usage.pids,
         max_pids: kl.machine.max_pids.max(0) as u64,
     })
@@ -247,7 +269,7 @@ fn is_awaited(eviction: Option<&Eviction>, hard: bool) -> bool {
     eviction.is_some_and(|e| !hard || e.grace.is_some_and(|g| g <= 1))
 }
 
-fn candidate(kl: &Kubelet, handle: &Handle, met: Met, layers: &Layers) -> Option<Candidate> {
+fn candidate(kl: &Kubelet, disks: &Disks, handle: &Handle, met: Met, layers: &Layers) -> Option<Candidate> {
     if !matches!(handle.stage(), Stage::Syncing | Stage::Terminating) {
         return None;
     }
@@ -258,17 +280,23 @@ fn candidate(kl: &Kubelet, handle: &Handle, met: Met, layers: &Layers) -> Option
     }
     let of_cgroup = |what: fn(Usage) -> u64| kl.host.cgroup_usage(&kl.cgroup_of(pod)).ok().map(what);
     let asked = |name: &str| quantity::value_of(Some(&crate::resources::pod::pod_requests(pod)), name) as u64;
-    // What the signal measures: volumes, logs and writable layers, in bytes or in inodes.
+    // What the signal measures: of volumes, logs and writable layers what is on its disk, in bytes or in inodes.
+    let signal = met.threshold.signal;
     let on_disk = || {
-        let (bytes, inodes) = on_disk(kl, pod, &handle.uid)?;
-        let layers = layers.get(&handle.uid).into_iter().flat_map(BTreeMap::values);
-        Some(layers.fold((bytes, inodes), |sum, l| (sum.0 + l.0, sum.1 + l.1)))
+        let disk = signal.disk(disks);
+        let sum = match disk {
+            Some(Disk::Node) => on_disk(kl, pod, &handle.uid)?,
+            _ => (0, 0),
+        };
+        let layers = layers.get(&handle.uid).filter(|_| disk == Some(disks.layers));
+        let layers = layers.into_iter().flat_map(BTreeMap::values);
+        Some(layers.fold(sum, |sum, l| (sum.0 + l.0, sum.1 + l.1)))
     };
-    let (used, requested) = match met.threshold.signal {
+    let (used, requested) = match signal {
         Signal::Memory | Signal::PodsMemory => (of_cgroup(|u| u.working_set), asked("memory")),
-        Signal::Disk | Signal::ImageDisk => (on_disk().map(|d| d.0), asked(STORAGE)),
+        Signal::Disk | Signal::ImageDisk | Signal::LayerDisk => (on_disk().map(|d| d.0), asked(STORAGE)),
         // Nobody asks for inodes or processes.
-        Signal::Inodes | Signal::ImageInodes => (on_disk().map(|d| d.1), 0),
+        Signal::Inodes | Signal::ImageInodes | Signal::LayerInodes => (on_disk().map(|d| d.1), 0),
         Signal::Pids => (of_cgroup(|u| u.pids), 0),
     };
     Some(Candidate {
@@ -348,14 +376,14 @@ fn written(stats: &[keelson_cri::v1::ContainerStats]) -> BTreeMap<String, (u64, 
 const STORAGE: &str = "ephemeral-storage";
 
 /// Pods that use more disk than they were given end, whether or not the node has enough.
-fn local_limits(kl: &Kubelet, layers: &Layers) {
+fn local_limits(kl: &Kubelet, one_disk: bool, layers: &Layers) {
     let none = BTreeMap::new();
     for handle in kl.workers.all().iter().filter(|h| h.stage() == Stage::Syncing) {
         let pod = handle.pod();
         if pods::is_critical(&pod) {
             continue;
         }
-        if let Some((what, message)) = over_limit(kl, &pod, layers.get(&handle.uid).unwrap_or(&none)) {
+        if let Some((what, message)) = over_limit(kl, &pod, one_disk, layers.get(&handle.uid).unwrap_or(&none)) {
             kl.metrics.evictions.with_label_values(&[what]).inc();
             kl.event(&pod, None, EventType::Warning, "Evicted", message.clone());
             let eviction = Eviction {
@@ -370,7 +398,12 @@ fn local_limits(kl: &Kubelet, layers: &Layers) {
 }
 
 /// Upstream's name of the limit that is passed, and what is told.
-fn over_limit(kl: &Kubelet, pod: &Pod, layers: &BTreeMap<String, (u64, u64)>) -> Option<(&'static str, String)> {
+fn over_limit(
+    kl: &Kubelet,
+    pod: &Pod,
+    one_disk: bool,
+    layers: &BTreeMap<String, (u64, u64)>,
+) -> Option<(&'static str, String)> {
     let uid = pods::uid(pod);
     let limit = crate::resources::pod::pod_limits(pod).get(STORAGE).cloned();
     let mut volumes = 0;
@@ -397,8 +430,9 @@ fn over_limit(kl: &Kubelet, pod: &Pod, layers: &BTreeMap<String, (u64, u64)>) ->
     }
     let limit = limit?;
     let logs = kl.layout.pod_logs(pods::namespace(pod), pods::name(pod), uid);
-    let used =
-        |name: &str| layers.get(name).map_or(0, |l| l.0) + kl.host.disk_usage(&logs.join(name)).map_or(0, |u| u.0);
+    let layer = |name: &str| layers.get(name).map_or(0, |l| l.0);
+    let logged = |name: &str| kl.host.disk_usage(&logs.join(name)).map_or(0, |u| u.0);
+    let used = |name: &str| layer(name) + logged(name);
     let all = || {
         pods::containers(pod)
             .iter()
@@ -414,7 +448,9 @@ fn over_limit(kl: &Kubelet, pod: &Pod, layers: &BTreeMap<String, (u64, u64)>) ->
     }
     for c in all() {
         let own = c.resources.as_ref().and_then(|r| r.limits.as_ref()?.get(STORAGE));
-        if let Some(own) = own.filter(|l| used(&c.name) > quantity::value(l) as u64) {
+        // A container's own limit is one of the node's disk: what it writes elsewhere doesn't count, as upstream has it.
+        let counted = || if one_disk { used(&c.name) } else { logged(&c.name) };
+        if let Some(own) = own.filter(|l| counted() > quantity::value(l) as u64) {
             let message = format!(
                 "Container {} exceeded its local ephemeral storage limit \"{}\". ",
                 c.name, own.0

@@ -2,22 +2,29 @@
 //! order. Of pods that still run, dead containers are pruned by their own task, which keeps what status is made of.
 
 use crate::act::kill;
+use crate::disks::{Disk, Disks};
 use crate::gc;
 use crate::kubelet::Kubelet;
 use crate::observe;
 use crate::worker::Stage;
 use keelson_cri::v1 as cri;
 
-pub async fn all(kl: &Kubelet) {
-    if let Some(attic) = &kl.cfg.attic
+/// Of one disk, which has what is on it only.
+pub async fn on(kl: &Kubelet, disks: &Disks, disk: Disk) {
+    if disk == Disk::Node
+        && let Some(attic) = &kl.cfg.attic
         && let Err(error) = attic.clear(&*kl.host)
     {
         tracing::warn!(%error, "logs of pods that are gone can't be removed to get disk");
     }
-    if let Err(error) = dead_containers(kl).await {
+    if disk == disks.layers
+        && let Err(error) = dead_containers(kl).await
+    {
         tracing::warn!(error, "dead containers can't be removed to get disk");
     }
-    if let Err(error) = gc::images::delete_unused(kl).await {
+    if disk == disks.images
+        && let Err(error) = gc::images::delete_unused(kl).await
+    {
         tracing::warn!(error, "unused images can't be removed to get disk");
     }
 }

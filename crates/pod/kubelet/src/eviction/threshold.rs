@@ -1,12 +1,13 @@
 //! Signals, and the amounts below which pods are ended: as `KubeletConfiguration` says them, and judged against a look at the
 //! machine. Pure.
 
+use crate::disks::{Disk, Disks};
 use crate::host::FsStats;
 use keelson_api::quantity::Quantity;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// In the order in which they are relieved. Images and writable layers are on the same file system as everything else here.
+/// In the order in which they are relieved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Signal {
     Memory,
@@ -14,24 +15,29 @@ pub enum Signal {
     PodsMemory,
     Disk,
     ImageDisk,
+    /// Where containers write, if that is a disk of its own: its thresholds are those of the node's.
+    LayerDisk,
     Inodes,
     ImageInodes,
+    LayerInodes,
     Pids,
 }
 
-const NAMES: [(&str, Signal); 7] = [
+const NAMES: [(&str, Signal); 9] = [
     ("memory.available", Signal::Memory),
     ("allocatableMemory.available", Signal::PodsMemory),
     ("nodefs.available", Signal::Disk),
     ("imagefs.available", Signal::ImageDisk),
+    ("containerfs.available", Signal::LayerDisk),
     ("nodefs.inodesFree", Signal::Inodes),
     ("imagefs.inodesFree", Signal::ImageInodes),
+    ("containerfs.inodesFree", Signal::LayerInodes),
     ("pid.available", Signal::Pids),
 ];
 
 impl Signal {
     fn parse(name: &str) -> Result<Signal, String> {
-        let found = NAMES.iter().find(|(n, s)| *n == name && *s != Signal::PodsMemory);
+        let found = NAMES.iter().find(|(n, s)| *n == name && s.margin_of() == *s);
         found.map(|(_, s)| *s).ok_or_else(|| match name {
             "containerfs.available" | "containerfs.inodesFree" | "allocatableMemory.available" => {
                 format!("eviction signal {name} can't be set: it follows from the others")
@@ -49,25 +55,37 @@ impl Signal {
     pub fn condition(self) -> &'static str {
         match self {
             Signal::Memory | Signal::PodsMemory => "MemoryPressure",
-            Signal::Disk | Signal::ImageDisk | Signal::Inodes | Signal::ImageInodes => "DiskPressure",
             Signal::Pids => "PIDPressure",
+            _ => "DiskPressure",
         }
     }
 
     pub fn resource(self) -> &'static str {
         match self {
             Signal::Memory | Signal::PodsMemory => "memory",
-            Signal::Disk | Signal::ImageDisk => "ephemeral-storage",
-            Signal::Inodes | Signal::ImageInodes => "inodes",
+            Signal::Disk | Signal::ImageDisk | Signal::LayerDisk => "ephemeral-storage",
+            Signal::Inodes | Signal::ImageInodes | Signal::LayerInodes => "inodes",
             Signal::Pids => "pids",
         }
     }
 
-    /// By which signal's margin it is enough again.
+    /// By which signal's threshold it is too little, and by whose margin enough again.
     fn margin_of(self) -> Signal {
         match self {
             Signal::PodsMemory => Signal::Memory,
+            Signal::LayerDisk => Signal::Disk,
+            Signal::LayerInodes => Signal::Inodes,
             other => other,
+        }
+    }
+
+    /// The disk that is meant.
+    pub fn disk(self, disks: &Disks) -> Option<Disk> {
+        match self {
+            Signal::Disk | Signal::Inodes => Some(Disk::Node),
+            Signal::ImageDisk | Signal::ImageInodes => Some(disks.images),
+            Signal::LayerDisk | Signal::LayerInodes => Some(disks.layers),
+            Signal::Memory | Signal::PodsMemory | Signal::Pids => None,
         }
     }
 
@@ -229,14 +247,26 @@ impl Eviction {
 }
 
 impl Eviction {
-    /// All that count at once: what memory is kept of the machine is kept of the pods' part of it, too.
+    /// All that count at once: what memory is kept of the machine is kept of the pods' part of it, too, and what of its disk, of
+    /// the one that containers write to.
     pub fn at_once(&self) -> impl Iterator<Item = Threshold> {
-        let of_pods = self.hard.iter().filter(|t| t.signal == Signal::Memory);
-        let of_pods = of_pods.map(|t| Threshold {
-            signal: Signal::PodsMemory,
-            ..*t
+        let derived = [Signal::PodsMemory, Signal::LayerDisk, Signal::LayerInodes];
+        let follow = derived.into_iter().flat_map(move |signal| {
+            let of = self.hard.iter().filter(move |t| t.signal == signal.margin_of());
+            of.map(move |t| Threshold { signal, ..*t })
         });
-        self.hard.iter().copied().chain(of_pods)
+        self.hard.iter().copied().chain(follow)
+    }
+
+    /// All that count after a time.
+    pub fn in_time(&self) -> impl Iterator<Item = (Threshold, Duration)> {
+        let follow = [Signal::LayerDisk, Signal::LayerInodes]
+            .into_iter()
+            .flat_map(move |signal| {
+                let of = self.soft.iter().filter(move |(t, _)| t.signal == signal.margin_of());
+                of.map(move |(t, grace)| (Threshold { signal, ..*t }, *grace))
+            });
+        self.soft.iter().copied().chain(follow)
     }
 
     /// Whether pods end before memory runs out.
@@ -253,7 +283,10 @@ pub struct Sample {
     /// What all pods together may have, zero where that isn't enforced or known, and what is left of it.
     pub pods_memory: u64,
     pub pods_memory_available: u64,
+    /// The node's own disk, that of images, which may be the same, and that of containers where it is another.
     pub fs: FsStats,
+    pub images: FsStats,
+    pub layers: FsStats,
     pub pids: u64,
     pub max_pids: u64,
 }
@@ -261,11 +294,17 @@ pub struct Sample {
 impl Sample {
     /// What there is of a resource, and what is left of it. A capacity of zero isn't known.
     fn of(&self, signal: Signal) -> (u64, u64) {
+        let bytes = |fs: &FsStats| (fs.capacity, fs.available);
+        let inodes = |fs: &FsStats| (fs.inodes, fs.inodes_free);
         match signal {
             Signal::Memory => (self.memory, self.memory_available),
             Signal::PodsMemory => (self.pods_memory, self.pods_memory_available),
-            Signal::Disk | Signal::ImageDisk => (self.fs.capacity, self.fs.available),
-            Signal::Inodes | Signal::ImageInodes => (self.fs.inodes, self.fs.inodes_free),
+            Signal::Disk => bytes(&self.fs),
+            Signal::ImageDisk => bytes(&self.images),
+            Signal::LayerDisk => bytes(&self.layers),
+            Signal::Inodes => inodes(&self.fs),
+            Signal::ImageInodes => inodes(&self.images),
+            Signal::LayerInodes => inodes(&self.layers),
             Signal::Pids => (self.max_pids, self.max_pids.saturating_sub(self.pids)),
         }
     }
@@ -429,6 +468,7 @@ mod tests {
             memory: 4 << 30,
             memory_available: 1 << 30,
             fs,
+            images: fs,
             pids: 10,
             max_pids: 1000,
             ..Sample::default()

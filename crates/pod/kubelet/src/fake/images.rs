@@ -82,6 +82,16 @@ impl ImageService for FakeRuntime {
         &self,
         _: Request<cri::ImageFsInfoRequest>,
     ) -> Result<Response<cri::ImageFsInfoResponse>, Status> {
-        Ok(Response::new(cri::ImageFsInfoResponse::default()))
+        let at = |path: &String| cri::FilesystemUsage {
+            fs_id: Some(cri::FilesystemIdentifier {
+                mountpoint: path.clone(),
+            }),
+            ..Default::default()
+        };
+        let state = self.0.state.lock();
+        Ok(Response::new(cri::ImageFsInfoResponse {
+            image_filesystems: state.disks.iter().take(1).map(at).collect(),
+            container_filesystems: state.disks.iter().skip(1).map(at).collect(),
+        }))
     }
 }

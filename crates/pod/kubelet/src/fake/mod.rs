@@ -47,6 +47,9 @@ struct State {
     sandboxes: BTreeMap<String, Sandbox>,
     containers: BTreeMap<String, Container>,
     images: BTreeSet<String>,
+    checkpoints: Vec<cri::CheckpointContainerRequest>,
+    /// Where images are said to be, and what containers write.
+    disks: Vec<String>,
     next: u64,
     /// Exit codes for commands executed in containers, by the command's first word.
     exec: HashMap<String, i32>,
@@ -116,6 +119,16 @@ impl FakeRuntime {
     /// Puts an image there that no kubelet pulled.
     pub fn bring_image(&self, name: &str) {
         self.0.state.lock().images.insert(name.to_owned());
+    }
+
+    /// The checkpoints that were asked for.
+    pub fn checkpoints(&self) -> Vec<cri::CheckpointContainerRequest> {
+        self.0.state.lock().checkpoints.clone()
+    }
+
+    /// Where images are from now on, and what containers write.
+    pub fn set_disks(&self, images: &str, containers: &str) {
+        self.0.state.lock().disks = vec![images.to_owned(), containers.to_owned()];
     }
 
     /// Whether the runtime and its network say that they are ready.

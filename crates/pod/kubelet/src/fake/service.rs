@@ -485,9 +485,10 @@ impl RuntimeService for FakeRuntime {
     }
     async fn checkpoint_container(
         &self,
-        _: Request<cri::CheckpointContainerRequest>,
+        request: Request<cri::CheckpointContainerRequest>,
     ) -> Answer<cri::CheckpointContainerResponse> {
-        none()
+        self.0.state.lock().checkpoints.push(request.into_inner());
+        Ok(Response::new(cri::CheckpointContainerResponse {}))
     }
     async fn checkpoint_pod(&self, _: Request<cri::CheckpointPodRequest>) -> Answer<cri::CheckpointPodResponse> {
         none()

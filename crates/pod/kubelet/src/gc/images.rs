@@ -56,7 +56,9 @@ pub async fn collect(kl: &Kubelet) -> Result<(), String> {
         }
         unused = kept;
     }
-    let fs = kl.host.fs_stats(&kl.layout.root).map_err(|e| e.to_string())?;
+    let disks = kl.disks().await;
+    let fs = disks.measure(&*kl.host, &kl.layout.root, disks.images);
+    let fs = fs.map_err(|e| e.to_string())?;
     let full = to_free(
         fs.capacity,
         fs.available,

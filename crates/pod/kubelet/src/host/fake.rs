@@ -50,6 +50,8 @@ pub struct FakeHost {
     state: Mutex<State>,
     usage: Mutex<Usage>,
     disk: Mutex<Disk>,
+    /// Other disks, by where they are mounted.
+    disks: Mutex<BTreeMap<PathBuf, Disk>>,
     /// Counts changes of sockets.
     changes: watch::Sender<u64>,
     /// Sockets are listened at, on the real machine.
@@ -66,6 +68,7 @@ impl FakeHost {
             state: Mutex::default(),
             usage: Mutex::default(),
             disk: Mutex::new(Box::new(|| Self::disk_with(80))),
+            disks: Mutex::default(),
             changes: watch::Sender::default(),
             sockets: AtomicBool::default(),
         }
@@ -127,6 +130,11 @@ impl FakeHost {
     /// How full the disk is from now on, asked whenever it is measured.
     pub fn set_disk(&self, disk: impl Fn() -> FsStats + Send + Sync + 'static) {
         *self.disk.lock() = Box::new(disk);
+    }
+
+    /// Another disk at a place, and how full it is.
+    pub fn add_disk(&self, at: impl Into<PathBuf>, disk: impl Fn() -> FsStats + Send + Sync + 'static) {
+        self.disks.lock().insert(at.into(), Box::new(disk));
     }
 
     /// What every cgroup uses from now on.
@@ -373,6 +381,25 @@ impl Host for FakeHost {
         self.read(&dir.join(path), limit)
     }
 
+    fn open_inside(&self, dir: &Path, path: &str) -> io::Result<std::fs::File> {
+        let data = self.read_inside(dir, path, u64::MAX)?;
+        let mut file = std::fs::File::from(nix::sys::memfd::memfd_create(
+            c"inside",
+            nix::sys::memfd::MFdFlags::empty(),
+        )?);
+        io::Write::write_all(&mut file, &data)?;
+        io::Seek::rewind(&mut file)?;
+        Ok(file)
+    }
+
+    fn list_inside(&self, dir: &Path, path: &str) -> io::Result<Vec<String>> {
+        self.list_dir(&dir.join(path))
+    }
+
+    fn journal(&self) -> Option<PathBuf> {
+        None
+    }
+
     fn mount_tmpfs(&self, path: &Path, _size: Option<u64>) -> io::Result<()> {
         self.state.lock().mounts.insert(path.to_owned());
         Ok(())
@@ -420,8 +447,19 @@ impl Host for FakeHost {
         Ok(())
     }
 
+    /// What isn't said stays.
     fn update_cgroup(&self, path: &str, limits: &CgroupLimits) -> io::Result<()> {
-        self.create_cgroup(path, limits)
+        let old = self.cgroup(path).unwrap_or_default();
+        let new = limits.clone();
+        let merged = CgroupLimits {
+            cpu_shares: new.cpu_shares.or(old.cpu_shares),
+            cpu_quota: new.cpu_quota.or(old.cpu_quota),
+            cpu_period: new.cpu_period.or(old.cpu_period),
+            memory: new.memory.or(old.memory),
+            pids: new.pids.or(old.pids),
+            unified: old.unified.into_iter().chain(new.unified).collect(),
+        };
+        self.create_cgroup(path, &merged)
     }
 
     fn remove_cgroup(&self, path: &str) -> io::Result<()> {
@@ -468,8 +506,18 @@ impl Host for FakeHost {
         crate::fake::annotations::probe(kind, pod.metadata.annotations.as_ref()?, since)
     }
 
-    fn fs_stats(&self, _path: &Path) -> io::Result<FsStats> {
-        Ok((*self.disk.lock())())
+    fn fs_stats(&self, path: &Path) -> io::Result<FsStats> {
+        let disks = self.disks.lock();
+        match disks.iter().find(|(at, _)| path.starts_with(at)) {
+            Some((_, disk)) => Ok(disk()),
+            None => Ok((*self.disk.lock())()),
+        }
+    }
+
+    fn same_disk(&self, one: &Path, other: &Path) -> io::Result<bool> {
+        let disks = self.disks.lock();
+        let of = |path: &Path| disks.keys().find(|at| path.starts_with(at));
+        Ok(of(one) == of(other))
     }
 
     fn disk_usage(&self, path: &Path) -> io::Result<(u64, u64)> {

@@ -129,6 +129,12 @@ pub trait Host: Send + Sync + 'static {
     fn bind_sub_path(&self, volume: &Path, sub: &str, target: &Path) -> io::Result<()>;
     /// Reads a file inside a directory that a pod controls.
     fn read_inside(&self, dir: &Path, path: &str, limit: u64) -> io::Result<Vec<u8>>;
+    /// Opens a file or a directory inside a directory that others write to.
+    fn open_inside(&self, dir: &Path, path: &str) -> io::Result<std::fs::File>;
+    /// The names in a directory inside such a directory, sorted.
+    fn list_inside(&self, dir: &Path, path: &str) -> io::Result<Vec<String>>;
+    /// The program that reads the machine's journal.
+    fn journal(&self) -> Option<PathBuf>;
 
     /// A file system in memory that isn't swapped out, where the kernel can.
     fn mount_tmpfs(&self, path: &Path, size: Option<u64>) -> io::Result<()>;
@@ -182,6 +188,8 @@ pub trait Host: Send + Sync + 'static {
     /// Bytes and inodes a tree uses.
     fn disk_usage(&self, path: &Path) -> io::Result<(u64, u64)>;
     /// The name of the device that a file system is on, as the kernel's table of mounts has it.
+    /// Whether two places are on the same file system, or on the same device.
+    fn same_disk(&self, one: &Path, other: &Path) -> io::Result<bool>;
     fn device_of(&self, path: &Path) -> io::Result<String>;
     /// What the interfaces of a process's network have carried; without one, the machine's. The loopback is left out.
     fn carried(&self, pid: Option<i32>) -> io::Result<Vec<Carried>>;

@@ -53,9 +53,10 @@ fn resources(limits: &CgroupLimits) -> Resources {
     Resources {
         cpu_shares: limits.cpu_shares.map(|v| v as u64),
         cpu_quota: limits.cpu_quota,
-        cpu_period: limits.cpu_quota.map(|_| crate::resources::cgroup::CPU_PERIOD as u64),
+        cpu_period: limits.cpu_period.map(|v| v as u64),
         memory_limit: limits.memory,
         pids_limit: limits.pids,
+        unified: limits.unified.clone(),
         ..Resources::default()
     }
 }
@@ -291,6 +292,25 @@ impl Host for RealHost {
         path::Root::open(dir)?.read(Path::new(file), limit)
     }
 
+    fn open_inside(&self, dir: &Path, path: &str) -> io::Result<std::fs::File> {
+        let flags = nix::libc::O_RDONLY | nix::libc::O_NONBLOCK;
+        path::Root::open(dir)?
+            .open_in(Path::new(path), flags, 0)
+            .map(Into::into)
+    }
+
+    fn list_inside(&self, dir: &Path, path: &str) -> io::Result<Vec<String>> {
+        let opened = self.open_inside(dir, path)?;
+        self.list_dir(Path::new(&format!("/proc/self/fd/{}", opened.as_raw_fd())))
+    }
+
+    fn journal(&self) -> Option<PathBuf> {
+        let places = std::env::var_os("PATH")?;
+        std::env::split_paths(&places)
+            .map(|dir| dir.join("journalctl"))
+            .find(|program| program.is_file())
+    }
+
     fn mount_tmpfs(&self, path: &Path, size: Option<u64>) -> io::Result<()> {
         let size = size.map(|s| format!(",size={s}")).unwrap_or_default();
         let flags = nix::mount::MsFlags::empty();
@@ -436,6 +456,15 @@ impl Host for RealHost {
             })?;
         }
         Ok((bytes, inodes))
+    }
+
+    fn same_disk(&self, one: &Path, other: &Path) -> io::Result<bool> {
+        if std::fs::metadata(one)?.dev() == std::fs::metadata(other)?.dev() {
+            return Ok(true);
+        }
+        // Parts of a file system may have numbers of their own; their device is one.
+        let device = self.device_of(one)?;
+        Ok(device.starts_with("/dev/") && device == self.device_of(other)?)
     }
 
     fn device_of(&self, path: &Path) -> io::Result<String> {

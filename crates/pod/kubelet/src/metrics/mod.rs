@@ -2,6 +2,7 @@
 //! [server](crate::server) writes it out. What can be read when somebody asks (how many pods there are, say) isn't kept here.
 
 mod managers;
+mod pods_api;
 mod providers;
 pub mod rates;
 
@@ -70,6 +71,9 @@ pub struct Metrics {
     pub managers: managers::Managers,
     pub providers: providers::Providers,
     pub storage: HistogramVec,
+    pub pods_api: pods_api::PodsApi,
+    pub memory_min: Gauge,
+    pub memory_low: Gauge,
     pub shutdown_start: Gauge,
     pub shutdown_end: Gauge,
     pub evictions: IntCounterVec,
@@ -231,6 +235,15 @@ impl Default for Metrics {
                 "Storage operation duration",
                 STORAGE,
                 &["volume_plugin", "operation_name", "status", "migrated"],
+            ),
+            pods_api: pods_api::PodsApi::new(&m),
+            memory_min: m.gauge(
+                "kubelet_memory_qos_node_memory_min_bytes",
+                "Total cgroup v2 memory.min in bytes for Guaranteed pods. This memory is hard-reserved and never reclaimed by the kernel.",
+            ),
+            memory_low: m.gauge(
+                "kubelet_memory_qos_node_memory_low_bytes",
+                "Total cgroup v2 memory.low in bytes for Burstable pods. This memory is soft-reserved and may be reclaimed under extreme pressure.",
             ),
             shutdown_start: m.gauge(
                 "kubelet_graceful_shutdown_start_time_seconds",

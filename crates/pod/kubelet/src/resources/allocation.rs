@@ -30,12 +30,12 @@ pub fn container_amounts(pod: &Pod, c: &Container) -> Amounts {
 /// What the pod's cgroup is to carry.
 pub fn pod_amounts(pod: &Pod) -> Amounts {
     let requests = amounts::pod_requests(pod);
-    let limits = super::cgroup::pod_limits(pod, None);
+    let (cpu, memory) = super::cgroup::ceilings(pod);
     Amounts {
         cpu_request: quantity::milli_of(Some(&requests), "cpu"),
         memory_request: quantity::value_of(Some(&requests), "memory"),
-        cpu_limit: limits.cpu_quota.unwrap_or(0) / 100,
-        memory_limit: limits.memory.unwrap_or(0),
+        cpu_limit: cpu.unwrap_or(0),
+        memory_limit: memory.unwrap_or(0),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Numbers and names of cgroups: where a pod's cgroup is and which limits it carries; `host` writes them.
 
+use super::memory_qos::{self, Files, MemoryQos};
 use super::{pod as amounts, qos, quantity};
 use crate::config::Swap;
 use crate::host::Host;
@@ -8,6 +9,7 @@ use k8s_openapi::api::core::v1::{self as api, Container, Pod};
 use keelson_cri::v1 as cri;
 use std::collections::HashMap;
 
+/// The kernel's own period, in microseconds.
 pub const CPU_PERIOD: i64 = 100_000;
 const MIN_SHARES: i64 = 2;
 const MAX_SHARES: i64 = 262_144;
@@ -52,8 +54,38 @@ pub fn quota_to_milli(quota: i64, period: i64) -> Option<i64> {
 pub struct CgroupLimits {
     pub cpu_shares: Option<i64>,
     pub cpu_quota: Option<i64>,
+    pub cpu_period: Option<i64>,
     pub memory: Option<i64>,
     pub pids: Option<i64>,
+    /// Files that only cgroups of version 2 have.
+    pub unified: Files,
+}
+
+/// How limits of CPUs hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuQuota {
+    pub enforced: bool,
+    /// Microseconds.
+    pub period: i64,
+}
+
+impl Default for CpuQuota {
+    fn default() -> Self {
+        CpuQuota {
+            enforced: true,
+            period: CPU_PERIOD,
+        }
+    }
+}
+
+impl CpuQuota {
+    /// Quota and period as CRI has them; zeros leave both as they are.
+    pub fn of(self, milli: i64) -> (i64, i64) {
+        match self.enforced {
+            true => (quota(milli, self.period), self.period),
+            false => (0, 0),
+        }
+    }
 }
 
 /// The pod's cgroup below the root: `/kubepods[/class]/pod<uid>`.
@@ -70,28 +102,45 @@ pub fn qos_path(root: &str, class: qos::Qos) -> String {
     }
 }
 
-/// The pod's own limits: weight by requests, ceilings only where every container (or the pod) declares one.
-pub fn pod_limits(pod: &Pod, pids: Option<i64>) -> CgroupLimits {
-    let requests = amounts::pod_requests(pod);
-    let limits = amounts::pod_limits(pod);
-    let declared = |name: &str| match amounts::pod_level(pod) {
+/// Whether the pod as a whole has a limit: its own, or one of every container.
+pub fn is_declared(pod: &Pod, name: &str) -> bool {
+    match amounts::pod_level(pod) {
         Some(level) if quantity::milli_of(level.limits.as_ref(), name) > 0 => true,
         _ => pods::containers(pod)
             .iter()
             .chain(pods::init_containers(pod))
             .all(|c| quantity::milli_of(c.resources.as_ref().and_then(|r| r.limits.as_ref()), name) > 0),
-    };
+    }
+}
+
+/// The ceilings of a whole pod, in milli-CPUs and bytes, where it has them.
+pub fn ceilings(pod: &Pod) -> (Option<i64>, Option<i64>) {
+    let limits = amounts::pod_limits(pod);
+    let has = |name: &str| qos::class(pod) != qos::Qos::BestEffort && is_declared(pod, name);
+    (
+        has("cpu").then(|| quantity::milli_of(Some(&limits), "cpu")),
+        has("memory").then(|| quantity::value_of(Some(&limits), "memory")),
+    )
+}
+
+/// The pod's own limits: weight by requests, ceilings only where every container (or the pod) declares one.
+pub fn pod_limits(pod: &Pod, pids: Option<i64>, node: &Node) -> CgroupLimits {
+    let requests = amounts::pod_requests(pod);
+    let limits = amounts::pod_limits(pod);
     let mut cpu_request = quantity::milli_of(Some(&requests), "cpu");
     if cpu_request == 0 {
         cpu_request = quantity::milli_of(Some(&limits), "cpu");
     }
     let best_effort = qos::class(pod) == qos::Qos::BestEffort;
+    let (cpu, memory) = ceilings(pod);
+    let cpu = cpu.filter(|_| node.quota.enforced);
     CgroupLimits {
         cpu_shares: Some(if best_effort { MIN_SHARES } else { shares(cpu_request) }),
-        cpu_quota: (!best_effort && declared("cpu"))
-            .then(|| quota(quantity::milli_of(Some(&limits), "cpu"), CPU_PERIOD)),
-        memory: (!best_effort && declared("memory")).then(|| quantity::value_of(Some(&limits), "memory")),
+        cpu_quota: cpu.map(|milli| quota(milli, node.quota.period)),
+        cpu_period: cpu.map(|_| node.quota.period),
+        memory,
         pids,
+        unified: node.memory_qos.map(|m| m.pod(pod)).unwrap_or_default(),
     }
 }
 
@@ -100,6 +149,8 @@ pub fn pod_limits(pod: &Pod, pids: Option<i64>) -> CgroupLimits {
 pub struct Limited {
     pub oom_group: bool,
     pub swap: bool,
+    /// It keeps memory for groups, and slows them down.
+    pub memory_qos: bool,
 }
 
 impl Limited {
@@ -107,10 +158,13 @@ impl Limited {
     /// account for swap lacks that file.
     pub fn ask(host: &dyn Host, root: &str) -> Limited {
         let pods = qos_path(root, qos::Qos::Guaranteed);
-        let has = |file| host.unified_cgroups() && host.cgroup_has(&pods, file);
+        let has = |file: &str| host.unified_cgroups() && host.cgroup_has(&pods, file);
         Limited {
             oom_group: has(OOM_GROUP),
             swap: has(SWAP_MAX),
+            memory_qos: [memory_qos::MIN, memory_qos::LOW, memory_qos::HIGH]
+                .into_iter()
+                .all(has),
         }
     }
 }
@@ -124,8 +178,9 @@ pub struct Node {
     pub hugepage_sizes: Vec<String>,
     /// The kernel limits it.
     pub swap_limits: bool,
-    /// CPU limits hold.
-    pub cpu_quota: bool,
+    pub quota: CpuQuota,
+    /// Where the kernel has what it takes.
+    pub memory_qos: Option<MemoryQos>,
     pub swap_behaviour: Swap,
     /// When memory runs out all processes of a container end, not only one.
     pub oom_group: bool,
@@ -142,6 +197,7 @@ impl Node {
         if self.swap_limits {
             files.insert(SWAP_MAX.to_owned(), self.swap_of(pod, c).to_string());
         }
+        files.extend(self.memory_qos.iter().flat_map(|m| m.container(pod, c)));
         files
     }
 
@@ -174,13 +230,10 @@ pub fn container_resources(pod: &Pod, c: &Container, node: &Node) -> cri::LinuxC
         Some(q) => quantity::milli(q),
         None => cpu_limit,
     };
+    let (cpu_quota, cpu_period) = node.quota.of(cpu_limit);
     cri::LinuxContainerResources {
-        cpu_period: CPU_PERIOD,
-        cpu_quota: if node.cpu_quota {
-            quota(cpu_limit, CPU_PERIOD)
-        } else {
-            0
-        },
+        cpu_period,
+        cpu_quota,
         cpu_shares: shares(cpu_request),
         memory_limit_in_bytes: memory_limit,
         oom_score_adj: qos::oom_score_adj(pod, c, node.memory),
@@ -216,6 +269,11 @@ mod tests {
             (quota(0, CPU_PERIOD), quota(5, CPU_PERIOD), quota(500, CPU_PERIOD)),
             (0, 1000, 50_000)
         );
+        // What is below the kernel's least quota is more in a short period.
+        assert_eq!(
+            (quota(100, 5_000), quota(500, 5_000), quota(500, 1_000_000)),
+            (1_000, 2_500, 500_000)
+        );
         assert_eq!(shares_to_milli(shares(100)), 100);
         assert_eq!(quota_to_milli(50_000, CPU_PERIOD), Some(500));
     }
@@ -226,7 +284,9 @@ mod tests {
         assert_eq!(Limited::ask(&host, "/"), Limited::default(), "there is no cgroup");
         host.create_cgroup("/kubepods", &CgroupLimits::default()).unwrap();
         let all = Limited::ask(&host, "/");
-        assert_eq!((all.oom_group, all.swap), (true, true));
+        assert_eq!((all.oom_group, all.swap, all.memory_qos), (true, true, true));
+        host.spoil(std::path::Path::new("/kubepods/memory.high"), true);
+        assert!(!Limited::ask(&host, "/").memory_qos);
         host.spoil(std::path::Path::new("/kubepods/memory.swap.max"), true);
         let some = Limited::ask(&host, "/");
         assert_eq!((some.oom_group, some.swap), (true, false));
@@ -258,16 +318,30 @@ mod tests {
                 {"name": "a", "resources": {"limits": {"cpu": "1", "memory": "64Mi"}, "requests": {"cpu": "500m"}}},
                 {"name": "b", "resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "500m"}}}]}}))
         .unwrap();
-        let limits = pod_limits(&pod, None);
+        let mut node = Node::default();
+        let limits = pod_limits(&pod, None, &node);
         assert_eq!(
             limits,
             CgroupLimits {
                 cpu_shares: Some(1024),
                 cpu_quota: Some(200_000),
-                memory: None,
-                pids: None
+                cpu_period: Some(100_000),
+                ..CgroupLimits::default()
             }
         );
+        // The same CPUs in shorter turns; and none of it where limits don't hold.
+        node.quota.period = 5_000;
+        let limits = pod_limits(&pod, None, &node);
+        assert_eq!((limits.cpu_quota, limits.cpu_period), (Some(10_000), Some(5_000)));
+        let of = |node: &Node| {
+            let r = container_resources(&pod, &pods::containers(&pod)[0], node);
+            (r.cpu_quota, r.cpu_period)
+        };
+        assert_eq!(of(&node), (5_000, 5_000));
+        node.quota.enforced = false;
+        let limits = pod_limits(&pod, None, &node);
+        assert_eq!((limits.cpu_quota, limits.cpu_period), (None, None));
+        assert_eq!(of(&node), (0, 0));
         assert_eq!(pod_path("/", &pod), "/kubepods/burstable/podu");
     }
 }

@@ -3,6 +3,7 @@
 pub mod admit;
 pub mod allocation;
 pub mod cgroup;
+pub mod memory_qos;
 pub mod pod;
 pub mod qos;
 pub mod quantity;

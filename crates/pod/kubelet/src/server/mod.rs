@@ -3,11 +3,15 @@
 
 mod archives;
 mod auth;
+pub mod checkpoint;
 pub mod follow;
+pub mod identity;
+mod journal;
 pub mod log_stream;
 pub mod logs;
 pub mod metrics;
 pub(crate) mod pod_resources;
+pub(crate) mod pods_api;
 pub(crate) mod routes;
 pub(crate) mod stats;
 mod stream;
@@ -58,7 +62,12 @@ pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
         .clone()
         .context("the kubelet's server needs a certificate and a key")?;
     let clients = tls.client_ca.clone();
-    let config = tls_config(&tls, &clients.now())?;
+    // Names of authorities that are followed would be yesterday's, and clients choose by them what they show.
+    let hints = match tls.following {
+        Some(_) => Arc::default(),
+        None => clients.now(),
+    };
+    let config = tls_config(&tls, &hints)?;
     let listener = listen(address).await?;
     let server = Server {
         // However many come: nothing that the kubelet tells waits for them.
@@ -66,6 +75,9 @@ pub async fn start(kl: &Arc<Kubelet>) -> anyhow::Result<()> {
         kl: kl.clone(),
         clients,
     };
+    if let Some(following) = tls.following {
+        tokio::spawn(following.follow(kl.stop.clone()));
+    }
     let stop = kl.stop.clone();
     tokio::spawn(async move {
         if let Err(e) = keelson_listen::run(listener, Arc::new(config), Arc::new(server), limits(), stop).await {

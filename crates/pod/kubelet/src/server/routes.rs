@@ -14,7 +14,6 @@ use hyper::body::Incoming;
 use keelson_zpages::{Asked, Flags, Pages};
 use serde_json::Value;
 use std::collections::HashMap;
-use std::path::{Component, Path};
 use std::sync::Arc;
 
 pub(super) type Query = Vec<(String, String)>;
@@ -187,7 +186,10 @@ async fn route(kl: &Arc<Kubelet>, request: Request<Incoming>, method: &Method, p
         ["run", ns, pod, container] | ["run", ns, pod, _, container] => {
             stream::run(kl, ns, pod, container, &query(request.uri())).await
         }
-        ["logs", rest @ ..] if get => host_logs(kl, rest),
+        ["checkpoint", ns, pod, container] if *method == Method::POST => {
+            super::checkpoint::serve(kl, ns, pod, container, &query(request.uri())).await
+        }
+        ["logs", rest @ ..] if get => super::journal::serve(kl, rest, &query(request.uri())).await,
         _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
 }
@@ -310,32 +312,6 @@ async fn running_pods(kl: &Kubelet) -> Value {
         }
     }
     serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
-}
-
-/// Files below the node's log directory.
-fn host_logs(kl: &Kubelet, parts: &[&str]) -> Reply {
-    let base = kl.layout.logs.parent().unwrap_or(Path::new("/var/log")).to_path_buf();
-    let sub = parts.join("/");
-    if !Path::new(&sub).components().all(|c| matches!(c, Component::Normal(_))) {
-        return text(StatusCode::BAD_REQUEST, "invalid path");
-    }
-    let path = base.join(&sub);
-    match kl.host.kind(&path) {
-        Ok(Some(crate::host::FileKind::Directory)) => {
-            let names = kl.host.list_dir(&path).unwrap_or_default();
-            let lines: String = names.iter().map(|n| format!("<a href=\"{n}\">{n}</a>\n")).collect();
-            super::reply(
-                StatusCode::OK,
-                "text/html; charset=utf-8",
-                format!("<pre>\n{lines}</pre>\n").into(),
-            )
-        }
-        Ok(Some(crate::host::FileKind::File)) => match kl.host.read_inside(&base, &sub, 64 << 20) {
-            Ok(data) => super::reply(StatusCode::OK, "text/plain; charset=utf-8", data.into()),
-            Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
-        },
-        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
-    }
 }
 
 #[cfg(test)]

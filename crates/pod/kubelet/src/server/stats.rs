@@ -119,6 +119,10 @@ pub async fn summary(kl: &Arc<Kubelet>) -> Result<Value, String> {
         .host
         .fs_stats(&kl.layout.root)
         .map_err(|e| format!("reading the node's file system: {e}"))?;
+    let disks = kl.disks().await;
+    // What can't be measured at the moment is told as the node's own disk is.
+    let measure = |disk| disks.measure(&*kl.host, &kl.layout.root, disk).unwrap_or(node_fs);
+    let (images_fs, layers_fs) = (measure(disks.images), measure(disks.layers));
     let held = futures::future::join_all(kl.workers.all().into_iter().map(|h| async move {
         let volumes = kl.volumes.stats(&h.uid).await;
         (h.uid.clone(), volumes)
@@ -145,7 +149,7 @@ pub async fn summary(kl: &Arc<Kubelet>) -> Result<Value, String> {
                 own_stats,
                 sandbox,
                 volumes,
-                &node_fs,
+                [&node_fs, &layers_fs],
                 now,
             ));
         }
@@ -154,21 +158,22 @@ pub async fn summary(kl: &Arc<Kubelet>) -> Result<Value, String> {
     .await
     .map_err(|e| e.to_string())?;
     let mut out = Map::new();
-    out.insert("node".into(), node(kl, &node_fs, now).await);
+    out.insert("node".into(), node(kl, [&node_fs, &images_fs, &layers_fs], now).await);
     out.insert("pods".into(), list.into());
     Ok(out.into())
 }
 
-async fn node(kl: &Kubelet, node_fs: &FsStats, now: jiff::Timestamp) -> Value {
+async fn node(kl: &Kubelet, [node_fs, images_fs, layers_fs]: [&FsStats; 3], now: jiff::Timestamp) -> Value {
     let usage = kl.host.node_usage().unwrap_or_default();
     let (cpu, memory) = own(&kl.rates, "/", &usage, Some(kl.machine.memory), now);
-    let image_used = match kl.cri.image.clone().image_fs_info(cri::ImageFsInfoRequest {}).await {
-        Ok(a) => a
-            .into_inner()
-            .image_filesystems
-            .first()
-            .and_then(|f| f.used_bytes.as_ref().map(|u| u.value)),
-        Err(_) => None,
+    let used = |all: &[cri::FilesystemUsage]| all.first().and_then(|f| f.used_bytes.as_ref().map(|u| u.value));
+    let (images_used, layers_used) = match kl.cri.image.clone().image_fs_info(cri::ImageFsInfoRequest {}).await {
+        Ok(told) => {
+            let told = told.into_inner();
+            let images = used(&told.image_filesystems);
+            (images, used(&told.container_filesystems).or(images))
+        }
+        Err(_) => (None, None),
     };
     let pods_usage = kl
         .host
@@ -182,7 +187,7 @@ async fn node(kl: &Kubelet, node_fs: &FsStats, now: jiff::Timestamp) -> Value {
         "nodeName": kl.cfg.node_name, "startTime": time(kl.started), "cpu": cpu, "memory": memory,
         "network": network(kl.host.carried(None).unwrap_or_default().iter().map(host_interface), now),
         "fs": fs(node_fs, None, None, now),
-        "runtime": {"imageFs": fs(node_fs, image_used, None, now), "containerFs": fs(node_fs, image_used, None, now)},
+        "runtime": {"imageFs": fs(images_fs, images_used, None, now), "containerFs": fs(layers_fs, layers_used, None, now)},
         "rlimit": {"time": time(now), "maxpid": kl.machine.max_pids, "curproc": usage.pids},
         "systemContainers": [{"name": "pods", "startTime": time(kl.started), "cpu": pods_cpu, "memory": pods_memory}],
     })
@@ -214,7 +219,7 @@ fn pod(
     stats: &[cri::ContainerStats],
     sandbox: Option<&cri::PodSandboxStats>,
     volumes: BTreeMap<String, (Mounted, Stats)>,
-    node_fs: &FsStats,
+    [node_fs, layers_fs]: [&FsStats; 2],
     now: jiff::Timestamp,
 ) -> Value {
     let uid = pods::uid(pod);
@@ -236,7 +241,7 @@ fn pod(
             let inodes = layer.and_then(|l| l.inodes_used.as_ref()).map_or(0, |u| u.value);
             ephemeral += log_bytes + used;
             json!({"name": name, "startTime": started(&name), "cpu": cpu(&kl.rates, id, s.cpu.as_ref(), now),
-                "memory": memory(s.memory.as_ref(), now), "rootfs": fs(node_fs, Some(used), Some(inodes), now),
+                "memory": memory(s.memory.as_ref(), now), "rootfs": fs(layers_fs, Some(used), Some(inodes), now),
                 "logs": fs(node_fs, Some(log_bytes), Some(log_inodes), now)})
         })
         .collect();

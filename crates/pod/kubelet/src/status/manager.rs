@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +58,20 @@ impl Entry {
     }
 }
 
+/// What others are told of a pod by its UID.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// It has another status, or is otherwise another.
+    Set(String),
+    /// The node has nothing of it any more.
+    Forgotten(Arc<Pod>),
+}
+
+/// Changes that somebody who listens may be behind.
+const BEHIND: usize = 1024;
+
 struct Shared {
+    changes: broadcast::Sender<Change>,
     rest: Rest,
     entries: Mutex<HashMap<String, Entry>>,
     slots: Semaphore,
@@ -73,12 +86,23 @@ pub struct StatusManager(Arc<Shared>);
 impl StatusManager {
     pub fn new(rest: Rest, took: Histogram, stop: CancellationToken) -> Self {
         StatusManager(Arc::new(Shared {
+            changes: broadcast::Sender::new(BEHIND),
             rest,
             entries: Mutex::default(),
             slots: Semaphore::new(PARALLEL),
             took,
             stop,
         }))
+    }
+
+    /// Told of what changes from now on.
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.0.changes.subscribe()
+    }
+
+    fn told(&self, change: Change) {
+        // Without anybody who listens there is nobody to tell.
+        let _ = self.0.changes.send(change);
     }
 
     /// The status that was last generated for a pod.
@@ -91,10 +115,16 @@ impl StatusManager {
         let uid = pods::uid(pod).to_owned();
         let mut entries = self.0.entries.lock();
         let entry = entries.entry(uid.clone()).or_insert_with(|| Entry::new(pod));
+        let mut is_other = false;
         if revision(pod) > revision(&entry.pod) {
+            is_other = differs(pod, &entry.pod);
             entry.pod = Arc::new(pod.clone());
         }
-        if entry.version > 0 && entry.status == status {
+        let same = entry.version > 0 && entry.status == status;
+        if !same || is_other {
+            self.told(Change::Set(uid.clone()));
+        }
+        if same {
             return;
         }
         entry.status = status;
@@ -143,7 +173,10 @@ impl StatusManager {
     }
 
     pub fn forget(&self, uid: &str) {
-        self.0.entries.lock().remove(uid);
+        let gone = self.0.entries.lock().remove(uid);
+        if let Some(entry) = gone {
+            self.told(Change::Forgotten(entry.pod));
+        }
     }
 
     /// The newest status not yet sent; `None` ends the sending task.
@@ -189,6 +222,15 @@ impl StatusManager {
             e.since = Instant::now();
         }
     }
+}
+
+/// Whether somebody else than the kubelet has changed a pod.
+fn differs(new: &Pod, old: &Pod) -> bool {
+    let (new_meta, old_meta) = (&new.metadata, &old.metadata);
+    new_meta.generation != old_meta.generation
+        || new_meta.labels != old_meta.labels
+        || new_meta.annotations != old_meta.annotations
+        || new_meta.deletion_timestamp != old_meta.deletion_timestamp
 }
 
 /// A status to send, and what it is compared with.

@@ -62,7 +62,7 @@ impl Kind for EmptyDir {
 
 /// A memory volume is bounded by its own limit and by what the pod may use.
 fn memory_limit(pod: &Pod, own: Option<i64>) -> Option<u64> {
-    let pod_limit = crate::resources::cgroup::pod_limits(pod, None).memory;
+    let (_, pod_limit) = crate::resources::cgroup::ceilings(pod);
     [own, pod_limit]
         .into_iter()
         .flatten()

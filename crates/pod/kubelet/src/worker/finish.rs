@@ -107,7 +107,7 @@ impl Worker {
         self.kl.userns.release(&self.handle.uid);
         self.kl.devices.release(&self.handle.uid);
         self.set_stage(Stage::Finished);
-        self.kl.workers.weigh_burstable(&self.kl);
+        self.kl.workers.set_classes(&self.kl);
         Next::Again
     }
 

@@ -3,6 +3,7 @@
 //! Everything that happens to a pod (its object, the runtime, a probe, a config map) ends here as a wake-up: the task
 //! then looks at the whole state again. So no event is queued, and none can be lost or overflow.
 
+mod classes;
 mod finish;
 mod resize;
 mod start;
@@ -198,29 +199,6 @@ impl Workers {
     pub fn evict(&self, uid: &str, eviction: Eviction) {
         if let Some(h) = self.get(uid) {
             h.change(|d| d.eviction = Some(eviction));
-        }
-    }
-
-    /// All burstable pods together weigh as much as they ask for.
-    fn weigh_burstable(&self, kl: &Kubelet) {
-        use crate::resources::{cgroup, pod as amounts, qos::Qos, quantity};
-        let burstable = self
-            .active("")
-            .into_iter()
-            .filter(|p| crate::resources::qos::class(p) == Qos::Burstable);
-        let milli = burstable
-            .map(|p| quantity::milli_of(Some(&amounts::pod_requests(&p)), "cpu"))
-            .sum();
-        let limits = cgroup::CgroupLimits {
-            cpu_shares: Some(cgroup::shares(milli)),
-            ..Default::default()
-        };
-        let path = cgroup::qos_path(&kl.cfg.cgroup_root, Qos::Burstable);
-        match kl.host.update_cgroup(&path, &limits) {
-            Err(e) if e.kind() != std::io::ErrorKind::Unsupported => {
-                tracing::warn!("the weight of burstable pods can't be set: {e}");
-            }
-            _ => {}
         }
     }
 

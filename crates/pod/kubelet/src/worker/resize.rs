@@ -120,7 +120,10 @@ impl Worker {
         }
         let result = self.resize_now(pod, actions).await;
         match &result {
-            Ok(()) => self.record.actuated_pod = Some(allocation::pod_amounts(pod)),
+            Ok(()) => {
+                self.record.actuated_pod = Some(allocation::pod_amounts(pod));
+                self.kl.workers.set_classes(&self.kl);
+            }
             Err(e) => {
                 let generation = pods::generation(pod);
                 self.resize_progress = Some(condition(
@@ -157,10 +160,11 @@ impl Worker {
     async fn resize_cgroup(&self, pod: &Pod, limits: &cgroup::CgroupLimits) -> Result<(), String> {
         if let Some(id) = self.observed.sandbox_id() {
             let resources = cri::LinuxContainerResources {
-                cpu_period: cgroup::CPU_PERIOD,
+                cpu_period: limits.cpu_period.unwrap_or(0),
                 cpu_shares: limits.cpu_shares.unwrap_or(0),
                 cpu_quota: limits.cpu_quota.unwrap_or(0),
                 memory_limit_in_bytes: limits.memory.unwrap_or(0),
+                unified: limits.unified.clone().into_iter().collect(),
                 ..Default::default()
             };
             let request = cri::UpdatePodSandboxResourcesRequest {

@@ -187,7 +187,7 @@ impl Worker {
                 _ => {}
             }
             self.cgroup_made = true;
-            kl.workers.weigh_burstable(&kl);
+            kl.workers.set_classes(&kl);
             self.record
                 .actuated_pod
                 .get_or_insert_with(|| allocation::pod_amounts(pod));

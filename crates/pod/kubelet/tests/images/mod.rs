@@ -145,3 +145,52 @@ async fn a_full_disk_takes_unused_images_before_pods() {
     let pod = node.phase(&kept, "Failed").await;
     assert_eq!(pod["status"]["reason"], "Evicted");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_of_images_is_cleared_by_itself() {
+    let node = Node::start().await;
+    node.runtime.set_disks("/images", "/var/lib/containers");
+    node.host.add_disk("/images", || FakeHost::disk_with(50));
+    let kept = node.pod_with(
+        json!({"name": "kept"}),
+        json!({"containers": [{"name": "c", "image": "used:1"}]}),
+    );
+    node.ready(&kept).await;
+    node.runtime.bring_image("unused:1");
+    tokio::time::sleep(Duration::from_secs(700)).await;
+    // The node's own disk is full, and images are on another: they stay, and a pod ends.
+    node.host.set_disk(|| FakeHost::disk_with(5));
+    let ended = node.phase(&kept, "Failed").await;
+    assert_eq!(ended["status"]["reason"], "Evicted");
+    assert!(
+        node.runtime.images().contains(&"unused:1".to_owned()),
+        "{:?}",
+        node.runtime.images()
+    );
+
+    // Then the other way round.
+    node.host.set_disk(|| FakeHost::disk_with(80));
+    node.until("the pressure is over", |n| {
+        (condition(&n.api.get("nodes/n1")?, "DiskPressure") == "False").then_some(())
+    })
+    .await;
+    let other = node.pod_with(
+        json!({"name": "other"}),
+        json!({"containers": [{"name": "c", "image": "other:1"}]}),
+    );
+    node.ready(&other).await;
+    let runtime = node.runtime.clone();
+    let is_full = move || runtime.images().contains(&"unused:1".to_owned());
+    node.host
+        .add_disk("/images", move || FakeHost::disk_with(if is_full() { 5 } else { 50 }));
+    node.until("the image that nobody uses is gone", |n| {
+        (!n.runtime.images().contains(&"unused:1".to_owned())).then_some(())
+    })
+    .await;
+    node.until("the node tells of it", |n| {
+        (condition(&n.api.get("nodes/n1")?, "DiskPressure") == "True").then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(node.api.get(&other).unwrap()["status"]["phase"], "Running");
+}

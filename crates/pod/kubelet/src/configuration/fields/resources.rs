@@ -175,15 +175,12 @@ pub(super) const FIELDS: &[Field] = &[
                 d if d < Duration::from_millis(1) || d > Duration::from_secs(1) => {
                     Err("must be between 1ms and 1sec, inclusive".into())
                 }
-                d if d != Duration::from_millis(100) => {
-                    Err("only 100ms is kept: CustomCPUCFSQuotaPeriod isn't here".into())
-                }
-                _ => {
-                    let _ = c;
+                d => {
+                    c.cpu_period = d;
                     Ok(())
                 }
             },
-            |_| json!("100ms"),
+            |c| show::time(c.cpu_period),
         ),
     ),
     field(
@@ -304,14 +301,35 @@ pub(super) const FIELDS: &[Field] = &[
         "",
         Kind::Float,
         true,
-        only("0.9", "it requires feature gate MemoryQoS"),
+        set(
+            |c, v| {
+                let factor = v.as_f64().filter(|f| *f > 0.0 && *f <= 1.0);
+                c.memory_throttling = Some(factor.ok_or("must be greater than 0 and less than or equal to 1.0")?);
+                Ok(())
+            },
+            |c| json!(c.memory_throttling),
+        ),
     ),
     field(
         "memoryReservationPolicy",
         "",
         Kind::Text,
         false,
-        only("None", "it requires feature gate MemoryQoS"),
+        set(
+            |c, v| {
+                c.memory_tiers = match text(v).as_str() {
+                    "" | "None" => false,
+                    "TieredReservation" => true,
+                    other => {
+                        return Err(format!(
+                            "option {other:?} specified for memoryReservationPolicy. Valid options are \"None\" or \"TieredReservation\""
+                        ));
+                    }
+                };
+                Ok(())
+            },
+            |c| json!(if c.memory_tiers { "TieredReservation" } else { "None" }),
+        ),
     ),
 ];
 

@@ -2,6 +2,7 @@
 
 use super::super::show;
 use super::*;
+use crate::config::Logging;
 use std::net::IpAddr;
 
 const TLS: &str = "certificates are the program's business, it renews them by itself";
@@ -195,7 +196,9 @@ pub(super) const FIELDS: &[Field] = &[
         "",
         Kind::Bool,
         true,
-        only("false", "the machine's journal isn't asked"),
+        set(put!(system_log_query, |v| Ok::<_, String>(truth(v))), |c| {
+            json!(c.system_log_query)
+        }),
     ),
     field(
         "healthzPort",
@@ -247,7 +250,14 @@ pub(super) const FIELDS: &[Field] = &[
         "",
         Kind::Object,
         false,
-        set(logging, |_| json!({"format": "text"})),
+        set(logging, |c| {
+            let said = c.alone.as_ref().and_then(|a| a.logging.as_ref());
+            let format = said.map_or("text", |l| &l.format);
+            match said.and_then(|l| l.verbosity) {
+                Some(verbosity) => json!({"format": format, "verbosity": verbosity}),
+                None => json!({"format": format}),
+            }
+        }),
     ),
     field("tracing", "", Kind::Object, true, set(tracing, show::tracing)),
 ];
@@ -329,8 +339,9 @@ fn authorization(c: &mut Config, v: &Value) -> Result<(), String> {
     ttl(&v["webhook"]["cacheUnauthorizedTTL"], &mut c.reviews.denied)
 }
 
-/// The program writes the log; what is nothing, or upstream's default, is no wish.
-fn logging(_: &mut Config, v: &Value) -> Result<(), String> {
+/// The program writes the log; what is nothing, or upstream's default, is no wish. Lines are written at once, however long they
+/// might wait.
+fn logging(c: &mut Config, v: &Value) -> Result<(), String> {
     // Upstream reads a bare number as nanoseconds.
     let flush = match v["flushFrequency"].is_number() {
         true => Kind::Int,
@@ -347,18 +358,35 @@ fn logging(_: &mut Config, v: &Value) -> Result<(), String> {
     for (part, value) in v.as_object().into_iter().flatten() {
         let usual = match part.as_str() {
             "format" => value == "text",
-            "flushFrequency" => *value == json!(5_000_000_000_u64) || *value == "5s",
+            "flushFrequency" => true,
             _ => false,
         };
         match nothing(value) || usual {
             true => {}
+            false if part == "format" && value != "json" => {
+                return Err(format!("format: Invalid value: {value}: Unsupported log format"));
+            }
+            false if part == "vmodule" => {
+                return Err("vmodule can't be had here: files are others: say --log info,MODULE=debug".into());
+            }
+            false if c.alone.is_some() && ["format", "verbosity"].contains(&part.as_str()) => {}
             false if part == "format" => {
                 return Err(format!("format {} can't be had here: {ELSEWHERE}", kinds::plain(value)));
             }
+            false if part == "format" => return Err(format!("format json can't be had here: {ELSEWHERE}")),
             false => return Err(format!("{part} can't be had here: {ELSEWHERE}")),
         }
     }
-    Ok(())
+    let verbosity = match &v["verbosity"] {
+        Value::Null => None,
+        said => Some(int(said, 0, i64::from(i32::MAX))? as u32).filter(|n| *n > 0),
+    };
+    let format = v["format"]
+        .as_str()
+        .filter(|f| !f.is_empty())
+        .unwrap_or("text")
+        .to_owned();
+    own(c, |alone| alone.logging = Some(Logging { format, verbosity }))
 }
 
 fn nothing(v: &Value) -> bool {
