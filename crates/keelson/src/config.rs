@@ -5,6 +5,7 @@ use crate::addons::options as addons;
 use crate::archive::S3;
 use crate::backup;
 use crate::kubelet_options::KubeletOptions;
+use crate::logging::Form;
 use crate::process::Log;
 use crate::{components, families, history, store};
 use anyhow::{Context, bail};
@@ -609,10 +610,11 @@ impl Options {
 pub fn log(filter: Option<String>, format: Option<&str>) -> anyhow::Result<Log> {
     Ok(Log {
         filter: filter.unwrap_or_else(|| DEFAULT_LOG.into()),
-        json: match format {
-            None | Some("text") => false,
-            Some("json") => true,
-            Some(other) => bail!("--log-format {other}: it can be text or json"),
+        form: match format {
+            None => Form::default(),
+            Some(name) => {
+                Form::parse(name).with_context(|| format!("--log-format {name}: it can be text, json or klog"))?
+            }
         },
     })
 }

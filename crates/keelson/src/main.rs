@@ -61,6 +61,7 @@ mod upgrade;
 mod user;
 mod version;
 mod wait;
+mod watchdog;
 mod why;
 
 use clap::{CommandFactory, Parser, Subcommand};

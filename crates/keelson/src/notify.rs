@@ -1,16 +1,29 @@
 //! Words to the service manager: a datagram to the socket that it named, if it named one.
 
-use std::os::unix::net::UnixDatagram;
+use std::io::{self, ErrorKind};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 fn tell(message: &str) {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
-        return;
-    };
-    let sent = UnixDatagram::unbound().and_then(|socket| socket.send_to(message.as_bytes(), &path));
-    if let Err(error) = sent {
+    if let Err(error) = try_tell(message)
+        && error.kind() != ErrorKind::Unsupported
+    {
         tracing::warn!(%error, "the service manager could not be told");
     }
+}
+
+/// Fails as unsupported where none has named a socket.
+pub fn try_tell(message: &str) -> io::Result<()> {
+    let path = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty());
+    let path = path.ok_or_else(|| io::Error::new(ErrorKind::Unsupported, "NOTIFY_SOCKET is not set"))?;
+    let address = match path.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(&path)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address)?;
+    Ok(())
 }
 
 /// By when every component has asked for the sockets that it listens on.

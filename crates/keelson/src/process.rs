@@ -56,7 +56,7 @@ impl Stopping {
 #[derive(Clone, Debug)]
 pub struct Log {
     pub filter: String,
-    pub json: bool,
+    pub form: logging::Form,
 }
 
 /// How it ended.
@@ -102,7 +102,7 @@ fn run_once(
     data_dir: Option<&Path>,
     work: impl AsyncFnOnce(Stopping) -> anyhow::Result<Ended>,
 ) -> anyhow::Result<Ended> {
-    logging::start(&log.filter, log.json)?;
+    logging::start(&log.filter, log.form)?;
     // Whoever judged the options may have needed it already; there is no other (ARCHITECTURE.md, "The build").
     let _already = rustls::crypto::ring::default_provider().install_default();
     // A connection is a file. Containers have limits of their own, whatever these are.
@@ -141,12 +141,17 @@ pub async fn until_stopped<T>(
     changed: impl AsyncFnOnce(T),
 ) -> anyhow::Result<Ended> {
     let began = Instant::now();
+    let watched = crate::watchdog::wanted()?;
     let (started, told) = tokio::select! {
         started = start => started?,
         () = stopping.wait() => return Ok(Ended::Stopped),
     };
     tracing::info!(after = ?began.elapsed(), "all components are started");
     crate::notify::ready();
+    let health = started.health();
+    // Others wait for what isn't there, which no restart brings.
+    let of_node = move || health.failing().into_iter().filter(|name| *name == "kubelet").collect();
+    crate::watchdog::start(watched, of_node);
     let ended = tokio::select! {
         () = stopping.wait() => Ended::Stopped,
         () = changed(told) => Ended::Again,

@@ -20,6 +20,7 @@ async fn run(options: Options, config: &Config, mut stopping: Stopping) -> anyho
         doctor::preflight(config)?;
     }
     let began = std::time::Instant::now();
+    let watched = crate::watchdog::wanted()?;
     tracing::info!(
         version = crate::version::VERSION,
         node = config.node_name,
@@ -36,6 +37,8 @@ async fn run(options: Options, config: &Config, mut stopping: Stopping) -> anyho
     };
     tracing::info!(after = ?began.elapsed(), kubeconfig = %config.kubeconfig.display(), "all components are started");
     crate::notify::ready();
+    // What fails in here is started again in here; that nothing is done any more is what the manager has to see.
+    crate::watchdog::start(watched, Vec::new);
     let changed = async {
         // What the node's address is to others is in the membership of that etcd, and has to be changed there.
         if started.is_member() {

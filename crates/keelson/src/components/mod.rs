@@ -17,11 +17,13 @@ pub mod runtime;
 pub mod scheduler;
 
 use crate::config;
+use crate::logging::Form;
 use crate::process::{self, Log};
 use crate::supervise::Supervisor;
 use clap::{ArgAction, Args};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// What a component logs.
 #[derive(Args, Clone, Debug, Default)]
@@ -29,15 +31,50 @@ pub struct LogOptions {
     /// What to log: error, warn, info, debug, trace, or per module [default: info]
     #[arg(long, env = "KEELSON_LOG", value_name = "FILTER")]
     log: Option<String>,
-    /// Form of the log: text or json [default: text]
-    #[arg(long, env = "KEELSON_LOG_FORMAT", alias = "logging-format", value_name = "FORM")]
+    /// Form of the log: text, json, or klog, which is the JSON of upstream's components [default: text]
+    #[arg(long, env = "KEELSON_LOG_FORMAT", value_name = "FORM")]
     log_format: Option<String>,
+    /// The same by upstream's names: text, or json for its own keys
+    #[arg(long, value_name = "FORMAT", value_parser = logging_format)]
+    logging_format: Option<Form>,
+    /// How long lines may wait; here none does
+    #[arg(long = "log-flush-frequency", value_name = "DURATION", value_parser = flush_frequency)]
+    _flush: Option<Duration>,
+    /// Verbosity by files of upstream's: here --log says it, by module
+    #[arg(long = "vmodule", value_name = "PATTERNS", value_parser = vmodule, hide = true)]
+    _vmodule: Option<String>,
     /// How much to log, by upstream's numbers: from 4 on what --log debug does, from 6 on trace
     #[arg(short = 'v', long = "v", value_name = "N")]
     verbosity: Option<u8>,
 }
 
+fn logging_format(name: &str) -> Result<Form, String> {
+    Form::of_upstream(name).ok_or_else(|| format!("Unsupported log format: {name:?}: it can be text or json"))
+}
+
+fn flush_frequency(text: &str) -> Result<Duration, String> {
+    keelson_kubelet::configuration::duration(text)
+}
+
+fn vmodule(patterns: &str) -> Result<String, String> {
+    match patterns.is_empty() {
+        true => Ok(String::new()),
+        false => Err("files are others here: say --log info,MODULE=debug".into()),
+    }
+}
+
 impl LogOptions {
+    /// What a file says about it, unless these say something.
+    pub fn or_logging(&mut self, logging: Option<&keelson_kubelet::config::Logging>) {
+        let Some(said) = logging else { return };
+        if self.logging_format.is_none() && self.log_format.is_none() {
+            self.logging_format = Form::of_upstream(&said.format);
+        }
+        if self.log.is_none() && self.verbosity.is_none() {
+            self.verbosity = said.verbosity.map(|v| v.min(10) as u8);
+        }
+    }
+
     /// What another flag says about it, unless these say something.
     pub fn or_level(&mut self, level: Option<&str>) {
         if self.log.is_none() && self.verbosity.is_none() {
@@ -51,10 +88,14 @@ impl LogOptions {
             4..=5 => "debug",
             _ => "trace",
         });
-        config::log(
+        let log = config::log(
             self.log.clone().or(by_number.map(Into::into)),
             self.log_format.as_deref(),
-        )
+        )?;
+        Ok(Log {
+            form: self.logging_format.unwrap_or(log.form),
+            ..log
+        })
     }
 }
 
@@ -125,6 +166,7 @@ mod tests {
         for line in [
             "scheduler --kubeconfig k --leader-elect=true --bind-address=127.0.0.1 --authentication-kubeconfig=k --authorization-kubeconfig=k",
             "scheduler --kubeconfig k --leader-elect --secure-port 0 -v 4",
+            "scheduler --kubeconfig k --logging-format=json --log-flush-frequency=5s --vmodule=",
             "scheduler --kubeconfig k --leader-elect=false --config c --v=2",
             "controller-manager --kubeconfig=k --use-service-account-credentials=true --allocate-node-cidrs=true --cluster-cidr=10.244.0.0/16 \
              --service-cluster-ip-range=10.96.0.0/16 --root-ca-file=c --service-account-private-key-file=p --cluster-signing-cert-file=c \
@@ -144,6 +186,11 @@ mod tests {
                 "--leader-elect-resource-lock",
             ),
             ("scheduler --kubeconfig k --profiling", "--profiling"),
+            (
+                "scheduler --kubeconfig k --logging-format xml",
+                "Unsupported log format: \"xml\"",
+            ),
+            ("scheduler --kubeconfig k --vmodule cache=5", "say --log"),
             (
                 "scheduler --kubeconfig k --feature-gates GenericWorkload=true",
                 "GenericWorkload=true can't be had here: it is false",

@@ -3,7 +3,7 @@
 mod flags;
 
 use super::LogOptions;
-use super::front::{Front, everywhere, plain, secure};
+use super::front::{Front, everywhere, plain};
 use super::reach::Reach;
 use crate::supervise::Supervisor;
 use crate::{config, families, kubelet_options, traces};
@@ -12,6 +12,7 @@ use clap::Args;
 use flags::Flags;
 use keelson_cri::CriClients;
 use keelson_kubelet::configuration::Document;
+use keelson_kubelet::server::identity::Files;
 use keelson_kubelet::{Alone, Config, ServingTls};
 use keelson_pki::San;
 use keelson_pki::authority::{Authority, CertSpec};
@@ -120,31 +121,32 @@ impl Options {
 
 /// By which this kubelet is known, and whose certificates it knows.
 fn serving(alone: &Alone, node: &str, ips: &[IpAddr]) -> anyhow::Result<ServingTls> {
-    let client_ca = match &alone.client_ca {
-        Some(path) => {
-            let pem = secure::read(path)?;
-            secure::roots(&pem).with_context(|| format!("--client-ca-file {}", path.display()))?;
-            pem.into_bytes()
-        }
-        None => Vec::new(),
-    };
-    if let (Some(cert), Some(key)) = (&alone.cert, &alone.key) {
-        return ServingTls::fixed(secure::read(cert)?.as_bytes(), secure::read(key)?.as_bytes(), client_ca);
-    }
     ensure!(
-        alone.cert.is_none() && alone.key.is_none(),
+        alone.cert.is_none() == alone.key.is_none(),
         "--tls-cert-file and --tls-private-key-file belong together: give both or neither"
     );
+    let files = Files {
+        pair: alone.cert.clone().zip(alone.key.clone()),
+        client_ca: alone.client_ca.clone(),
+    };
+    if files.pair.is_some() {
+        return ServingTls::of_files(files, None).context("--tls-cert-file, --client-ca-file");
+    }
     let sans = std::iter::once(San::Dns(node.to_string()))
         .chain(ips.iter().copied().map(San::Ip))
         .collect();
     let own = Authority::generate(&format!("{node}-ca"))?.issue(&CertSpec::server(node, sans))?;
-    ServingTls::fixed(own.cert_pem.as_bytes(), own.key_pem.as_bytes(), client_ca)
+    let own = ServingTls::fixed(own.cert_pem.as_bytes(), own.key_pem.as_bytes(), Vec::new())?;
+    match files.client_ca {
+        Some(_) => ServingTls::of_files(files, Some(own)).context("--client-ca-file"),
+        None => Ok(own),
+    }
 }
 
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
-    let (log, reach) = (options.log.clone(), options.reach.clone());
+    let (mut log, reach) = (options.log.clone(), options.reach.clone());
     let (mut settings, alone) = options.settings()?;
+    log.or_logging(alone.logging.as_ref());
     settings.listen = settings.listen.map(everywhere);
     let root_dir = settings.root_dir.clone();
     super::run(&log, Some(&root_dir), async || {
@@ -162,6 +164,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
 mod tests {
     use super::*;
     use crate::components::options_of;
+    use crate::logging::Form;
 
     fn settings(line: &str) -> anyhow::Result<(Config, Alone)> {
         options_of::<Options>(&format!("--kubeconfig k --node-ip 10.0.0.1 {line}"))?.settings()
@@ -192,6 +195,17 @@ mod tests {
             (config.cgroup_root.as_str(), config.pod_logs_dir),
             ("/k", "/logs".into())
         );
+        let (_, alone) =
+            with("containerRuntimeEndpoint: unix:///r\nlogging: {format: json, verbosity: 4, flushFrequency: 10s}\n")
+                .unwrap();
+        let by_file = |line: &str| {
+            let mut log = options_of::<LogOptions>(line).unwrap();
+            log.or_logging(alone.logging.as_ref());
+            let log = log.resolve().unwrap();
+            (log.filter, log.form)
+        };
+        assert_eq!(by_file(""), ("debug".into(), Form::Klog));
+        assert_eq!(by_file("--v=0 --logging-format=text"), ("info".into(), Form::Text));
         assert_eq!(config.eviction.hard.len(), 1, "what isn't named isn't looked at");
         for (wrong, named) in [
             (
