@@ -88,16 +88,21 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// An address without what somebody signs in with.
+/// An address, or several, without what somebody signs in with: all up to the last `@`, for passwords have commas and slashes, too.
 fn without_password(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return text.into();
-    };
-    let end = rest.find('/').unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
-        Some(at) => format!("{scheme}://{SECRET}{}", &rest[at..]),
-        None => text.into(),
+    let mut parts = text.split("://");
+    let mut told = parts.next().unwrap_or_default().to_string();
+    for part in parts {
+        told += "://";
+        match part.rfind('@') {
+            Some(at) => {
+                told += SECRET;
+                told += &part[at..];
+            }
+            None => told += part,
+        }
     }
+    told
 }
 
 #[cfg(test)]
@@ -144,5 +149,18 @@ mod tests {
             Some("[http://CLASSIFIED@10.0.0.1:2379,http://10.0.0.2:2379]")
         );
         assert!(!format!("{server:?}").contains("secret") && !format!("{server:?}").contains("pw"));
+    }
+
+    #[test]
+    fn no_address_tells_a_password() {
+        for (text, told) in [
+            ("http://h:1/a", "http://h:1/a"),
+            ("plain@text", "plain@text"),
+            ("http://u:p@h/a", "http://CLASSIFIED@h/a"),
+            ("http://u:p/w@h", "http://CLASSIFIED@h"),
+            ("http://u:p@a,http://v:q,r@b", "http://CLASSIFIED@a,http://CLASSIFIED@b"),
+        ] {
+            assert_eq!(without_password(text), told, "{text}");
+        }
     }
 }

@@ -7,22 +7,24 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 fn tell(message: &str) {
-    if let Err(error) = try_tell(message)
+    if let Err(error) = try_tell(message, None)
         && error.kind() != ErrorKind::Unsupported
     {
         tracing::warn!(%error, "the service manager could not be told");
     }
 }
 
-/// Fails as unsupported where none has named a socket.
-pub fn try_tell(message: &str) -> io::Result<()> {
+/// Fails as unsupported where none has named a socket, and where the manager takes nothing for so long.
+pub fn try_tell(message: &str, patience: Option<Duration>) -> io::Result<()> {
     let path = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty());
     let path = path.ok_or_else(|| io::Error::new(ErrorKind::Unsupported, "NOTIFY_SOCKET is not set"))?;
     let address = match path.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(&path)?,
     };
-    UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address)?;
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(patience)?;
+    socket.send_to_addr(message.as_bytes(), &address)?;
     Ok(())
 }
 

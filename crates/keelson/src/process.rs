@@ -142,6 +142,7 @@ pub async fn until_stopped<T>(
 ) -> anyhow::Result<Ended> {
     let began = Instant::now();
     let watched = crate::watchdog::wanted()?;
+    let meanwhile = crate::watchdog::meanwhile(watched);
     let (started, told) = tokio::select! {
         started = start => started?,
         () = stopping.wait() => return Ok(Ended::Stopped),
@@ -152,6 +153,7 @@ pub async fn until_stopped<T>(
     // Others wait for what isn't there, which no restart brings.
     let of_node = move || health.failing().into_iter().filter(|name| *name == "kubelet").collect();
     crate::watchdog::start(watched, of_node);
+    drop(meanwhile);
     let ended = tokio::select! {
         () = stopping.wait() => Ended::Stopped,
         () = changed(told) => Ended::Again,

@@ -21,6 +21,7 @@ async fn run(options: Options, config: &Config, mut stopping: Stopping) -> anyho
     }
     let began = std::time::Instant::now();
     let watched = crate::watchdog::wanted()?;
+    let meanwhile = crate::watchdog::meanwhile(watched);
     tracing::info!(
         version = crate::version::VERSION,
         node = config.node_name,
@@ -39,6 +40,7 @@ async fn run(options: Options, config: &Config, mut stopping: Stopping) -> anyho
     crate::notify::ready();
     // What fails in here is started again in here; that nothing is done any more is what the manager has to see.
     crate::watchdog::start(watched, Vec::new);
+    drop(meanwhile);
     let changed = async {
         // What the node's address is to others is in the membership of that etcd, and has to be changed there.
         if started.is_member() {

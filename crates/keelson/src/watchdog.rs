@@ -3,6 +3,7 @@
 
 use anyhow::{Context, bail};
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 /// Shorter times can't be kept: upstream's bound.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -44,7 +45,21 @@ fn read(usec: Option<String>, pid: Option<String>, own: u32) -> anyhow::Result<O
 pub fn start(every: Option<Duration>, failing: impl Fn() -> Vec<&'static str> + Send + 'static) {
     let Some(every) = every else { return };
     tracing::info!(?every, "systemd's watchdog is told");
-    tokio::spawn(run(every, failing, || crate::notify::try_tell("WATCHDOG=1")));
+    tokio::spawn(run(every, failing, told));
+}
+
+/// Tells while a program that was begun anew starts, until what is returned is dropped: the manager goes on counting from the one
+/// before it, which has the same number.
+pub fn meanwhile(every: Option<Duration>) -> JoinSet<()> {
+    let mut telling = JoinSet::new();
+    if let Some(every) = every.filter(|_| crate::process::times_begun_anew() > 0) {
+        telling.spawn(run(every, Vec::new, told));
+    }
+    telling
+}
+
+fn told() -> std::io::Result<()> {
+    crate::notify::try_tell("WATCHDOG=1", Some(APART))
 }
 
 async fn run(every: Duration, failing: impl Fn() -> Vec<&'static str>, tell: impl Fn() -> std::io::Result<()>) {

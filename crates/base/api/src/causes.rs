@@ -34,6 +34,25 @@ impl Causes {
         }
         self.more += 1;
     }
+
+    /// How many there are, told or not: who counts before and after a check learns whether it found any.
+    pub fn len(&self) -> usize {
+        self.kept.len() + self.more
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Others after these: what isn't told of either counts.
+    pub fn append(&mut self, others: Causes) {
+        let Causes { kept, more, first, .. } = others;
+        self.extend(kept);
+        if more > 0 && self.more == 0 {
+            self.first = first;
+        }
+        self.more += more;
+    }
 }
 
 impl Deref for Causes {
@@ -98,6 +117,19 @@ mod tests {
         let error = ApiError::invalid("certificates.k8s.io", "CertificateSigningRequest", "c", many);
         let status = serde_json::to_vec(&error.to_status()).unwrap();
         assert!(status.len() < 4 << 20, "{}", status.len());
+    }
+
+    #[test]
+    fn what_is_not_told_of_others_counts() {
+        let mut all = wrong(1);
+        all.append(wrong(400_000));
+        assert_eq!(all.len(), 400_001);
+        assert!(all.kept.len() < 400_000);
+        let mut all = Causes::default();
+        all.append(wrong(400_000));
+        all.push(Cause::required("spec.a", ""));
+        assert_eq!(all.first, format!("spec.usages[{}]", all.kept.len()));
+        assert_eq!(all.len(), 400_001);
     }
 
     #[test]

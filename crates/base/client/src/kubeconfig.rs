@@ -242,7 +242,7 @@ mod tests {
     async fn another_authority_in_the_file_is_trusted_and_a_broken_file_changes_nothing() {
         let (old, new) = (Authority::generate("old").unwrap(), Authority::generate("new").unwrap());
         let files = Files::new("authority");
-        files.write("ca.crt", &old.cert_pem());
+        files.write("ca.crt", old.cert_pem());
         let served = Arc::new(Mutex::new(certificate(&old)));
         let address = serve(served.clone()).await;
         let kubeconfig = files.write(
@@ -256,11 +256,13 @@ mod tests {
         let changed = Arc::new(AtomicUsize::new(0));
         let counted = changed.clone();
         let config = load(&kubeconfig, None).await.unwrap();
-        let count = move |_: &mut kube::Config| drop(counted.fetch_add(1, Ordering::Relaxed));
+        let count = move |_: &mut kube::Config| {
+            counted.fetch_add(1, Ordering::Relaxed);
+        };
         let client = client(config, &kubeconfig, None, count).unwrap();
         assert!(asks(&client).await);
         *served.lock() = certificate(&new);
-        files.write("ca.crt", &new.cert_pem());
+        files.write("ca.crt", new.cert_pem());
         assert!(!asks(&client).await, "it isn't looked at yet");
         later().await;
         assert!(asks(&client).await);

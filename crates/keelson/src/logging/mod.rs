@@ -45,7 +45,8 @@ pub fn start(filter: &str, form: Form) -> anyhow::Result<()> {
     match form {
         Form::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
         Form::Json => builder.json().flatten_event(true).init(),
-        Form::Klog => builder.event_format(klog::Klog).init(),
+        // What spans say goes into the line as it is.
+        Form::Klog => builder.with_ansi(false).event_format(klog::Klog).init(),
     }
     Ok(())
 }

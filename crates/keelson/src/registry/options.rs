@@ -64,13 +64,13 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub max_uploads: usize,
     /// An upload that nothing comes to for so long ends
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "6h")]
+    #[arg(long, value_name = "DURATION", value_parser = length, default_value = "6h")]
     pub upload_expiry: Duration,
     /// How often blobs that no manifest names are looked for and removed
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
+    #[arg(long, value_name = "DURATION", value_parser = length, default_value = "1h")]
     pub collect_every: Duration,
     /// What was pushed or asked for within this stays, named or not; longer than any push takes
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "24h")]
+    #[arg(long, value_name = "DURATION", value_parser = length, default_value = "24h")]
     pub collect_grace: Duration,
     /// Manifests go that no tag or index stands for and nobody asked for within this [default: they stay]
     #[arg(long, value_name = "DURATION", value_parser = length)]
@@ -79,7 +79,7 @@ pub struct Options {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub upstream: Vec<String>,
     /// What came from them goes when nobody asked for it within this
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "168h")]
+    #[arg(long, value_name = "DURATION", value_parser = length, default_value = "168h")]
     pub upstream_keep: Duration,
     /// Who they are asked as, and by which mirrors: a file of the form that nodes have
     #[arg(long, value_name = "FILE", requires = "upstream")]

@@ -284,6 +284,9 @@ fn parallel_pulls(cfg: &Config) -> usize {
     }
 }
 
+/// What `memoryThrottlingFactor` was where nobody set it.
+const ONCE_USUAL: f64 = 0.9;
+
 /// A machine that isn't as the settings want it is refused.
 fn judge(host: &dyn Host, machine: &Machine, cfg: &Config) -> anyhow::Result<()> {
     if cfg.fail_swap_on && machine.swap > 0 {
@@ -298,7 +301,11 @@ fn judge(host: &dyn Host, machine: &Machine, cfg: &Config) -> anyhow::Result<()>
     if cfg.swap == Swap::Limited && !host.unified_cgroups() {
         anyhow::bail!("swap feature is enabled and LimitedSwap but it is only supported with cgroupv2");
     }
-    if (cfg.memory_throttling.is_some() || cfg.memory_tiers) && !host.unified_cgroups() {
+    // Settings that were written down when upstream had a default have it in them, and mean nothing by it.
+    let throttling = cfg
+        .memory_throttling
+        .filter(|factor| (factor - ONCE_USUAL).abs() > f64::EPSILON);
+    if (throttling.is_some() || cfg.memory_tiers) && !host.unified_cgroups() {
         anyhow::bail!(
             "invalid configuration: memoryThrottlingFactor and memoryReservationPolicy must not be set when using cgroup v1, which has \
              no memory.high, memory.low and memory.min"

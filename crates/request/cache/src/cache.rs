@@ -12,7 +12,7 @@ use crate::{Codec, Entry, Error, Form, Result, Selection, feed};
 use bytes::Bytes;
 use keelson_store::{KeyRange, Revision, Store};
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, watch as signal};
@@ -101,6 +101,8 @@ pub(crate) struct Inner {
     /// How often something was changed, and how often it had been when the cache was found to be what the store has.
     pub(crate) changes: AtomicU64,
     pub(crate) compared: AtomicU64,
+    /// How often since it was not compared again.
+    pub(crate) passed_over: AtomicU32,
 }
 
 impl Cache {
@@ -118,6 +120,7 @@ impl Cache {
             trouble: Mutex::default(),
             changes: AtomicU64::new(1),
             compared: AtomicU64::new(0),
+            passed_over: AtomicU32::new(0),
         });
         let stop = CancellationToken::new();
         let feed = Feed {

@@ -1,5 +1,6 @@
 //! Whether a cache has what the store has: keys and revisions, at one revision of both. It is asked now and then; a cache to which nothing has
-//! happened since it was found right isn't looked at again, so an idle server compares nothing.
+//! happened since it was found right is passed over most of the time, so an idle server compares little; not always, for it may be that
+//! something has happened of which it wasn't told.
 
 use crate::{Cache, Error, Result};
 use bytes::Bytes;
@@ -8,10 +9,12 @@ use std::sync::atomic::Ordering;
 
 /// So many keys of the store are in memory at a time, with their values.
 const PAGE: usize = 500;
+/// So often in a row a cache that hasn't changed is passed over.
+const PASSED_OVER: u32 = 11;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Consistency {
-    /// Nothing has changed since it was compared.
+    /// Nothing has changed since it was compared, which is not long ago.
     Unchanged,
     Same,
     /// The first difference, in key order.
@@ -22,13 +25,16 @@ impl Cache {
     /// Compares the cache with the store. Fails where the store doesn't have that revision any more.
     pub async fn compare(&self) -> Result<Consistency> {
         let inner = self.inner();
-        let changes = inner.changes.load(Ordering::Acquire);
         if !self.is_ready() {
             return Err(Error::NotReady);
         }
-        if inner.compared.load(Ordering::Acquire) == changes {
+        let is_unchanged = inner.compared.load(Ordering::Acquire) == inner.changes.load(Ordering::Acquire);
+        if is_unchanged && inner.passed_over.fetch_add(1, Ordering::AcqRel) < PASSED_OVER {
             return Ok(Consistency::Unchanged);
         }
+        // Where nothing happens it may be of a revision that the store has given up.
+        inner.catch_up().await;
+        let changes = inner.changes.load(Ordering::Acquire);
         let snapshot = inner.snapshot();
         let everything = crate::Selection::all();
         let cached = snapshot.select(inner.prefix(), &everything, None);
@@ -49,6 +55,7 @@ impl Cache {
             Some(difference) => Consistency::Different(difference),
             None => {
                 inner.compared.store(changes, Ordering::Release);
+                inner.passed_over.store(0, Ordering::Release);
                 Consistency::Same
             }
         })
@@ -133,6 +140,28 @@ mod tests {
         assert_eq!(cache.compare().await.unwrap(), Consistency::Unchanged);
         put(&store, "/texts/00003".into()).await;
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        assert_eq!(cache.compare().await.unwrap(), Consistency::Same);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_cache_was_not_told_is_found_in_the_end() {
+        let (_store, cache) = filled(3).await;
+        let inner = cache.inner();
+        assert_eq!(cache.compare().await.unwrap(), Consistency::Same);
+        inner.state().lock().snapshot.remove(b"/texts/00001", inner.indexes());
+        for _ in 0..PASSED_OVER {
+            assert_eq!(cache.compare().await.unwrap(), Consistency::Unchanged);
+        }
+        assert!(matches!(cache.compare().await.unwrap(), Consistency::Different(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_cache_is_compared_though_its_past_is_given_up() {
+        let (store, cache) = filled(3).await;
+        for i in 0..9 {
+            put(&store, format!("/elsewhere/{i}")).await;
+        }
+        store.compact(store.current_revision().await.unwrap()).await.unwrap();
         assert_eq!(cache.compare().await.unwrap(), Consistency::Same);
     }
 

@@ -38,12 +38,14 @@ impl FieldSets {
         raw: &[u8],
         decode: impl FnOnce(&[u8]) -> Result<Value, DecodeError>,
     ) -> Result<Value, DecodeError> {
+        if raw.len() > LONGEST {
+            return decode(raw);
+        }
         if let Some(known) = self.lock().find(raw) {
             return Ok(Value::Object(known));
         }
         let value = decode(raw)?;
         if let Value::Object(set) = &value
-            && raw.len() <= LONGEST
             && json::encode(&value) == raw
         {
             // What is forgotten is dropped when the lock is free.
@@ -70,10 +72,12 @@ impl Sets {
         }
         let (raw, known) = self.old.sets.get_key_value(raw)?;
         let (raw, known) = (raw.clone(), known.clone());
-        // It isn't in both, so that nothing is forgotten by this but what was old.
-        self.old.places.remove(&known.place()?);
-        self.old.sets.remove(&raw);
-        self.young.keep(raw, known.clone());
+        // It isn't in both, so that nothing is forgotten by this but what was old; and the young don't grow past their bound by it.
+        if self.young.bytes + raw.len() <= MOST_BYTES {
+            self.old.places.remove(&known.place()?);
+            self.old.sets.remove(&raw);
+            self.young.keep(raw, known.clone());
+        }
         Some(known)
     }
     fn keep(&mut self, raw: Arc<[u8]>, set: Map) -> Option<Generation> {
@@ -141,8 +145,20 @@ mod tests {
         }
         let held = sets.lock();
         for generation in [&held.young, &held.old] {
-            assert!(generation.bytes <= MOST_BYTES + used.len());
+            assert!(generation.bytes <= MOST_BYTES);
             assert_eq!(generation.sets.len(), generation.places.len());
+        }
+    }
+
+    #[test]
+    fn reading_all_that_is_kept_again_keeps_no_more() {
+        let sets = FieldSets::default();
+        let long = "x".repeat(4000);
+        let texts: Vec<String> = (0..100).map(|i| format!(r#"{{"f:{long}{i}":{{}}}}"#)).collect();
+        for known in 1..texts.len() {
+            texts[..known].iter().rev().for_each(|text| drop(read(&sets, text)));
+            let held = sets.lock();
+            assert!(held.young.bytes.max(held.old.bytes) <= MOST_BYTES);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! JSON: decoding in one pass, guided by a schema, and encoding.
 
 use super::json_lex::{Lexer, Number};
-use super::{DecodeError, Decoded, MAX_DEPTH, MOST_FINDINGS, Strictness};
+use super::{DecodeError, Decoded, MAX_DEPTH, Strictness, has_room};
 use crate::go_names;
 use crate::schema::{Field, FieldType, Schema, TypeDef};
 use crate::value::{Map, Str, Value};
@@ -110,7 +110,7 @@ impl<'a, 's> Decoder<'a, 's> {
     }
     #[cold]
     fn find(&mut self, what: &str, key: &str) {
-        if self.findings.len() >= MOST_FINDINGS {
+        if !has_room(&self.findings) {
             return;
         }
         let finding = format!("{what} {:?}", self.path_text(key));

@@ -87,5 +87,13 @@ pub fn decode_text(
 /// So many complaints of one body are told, as upstream tells: a body can hold hundreds of thousands.
 pub const MOST_FINDINGS: usize = 100;
 
+/// Bytes of complaints after which no more are told: each has the path to its place, whose keys may be as long as the body.
+const MOST_TOLD: usize = 1 << 20;
+
+/// Whether one more complaint of a body is told.
+pub fn has_room(told: &[String]) -> bool {
+    told.len() < MOST_FINDINGS && told.iter().map(String::len).sum::<usize>() < MOST_TOLD
+}
+
 /// The longest nesting that is read or written.
 pub const MAX_DEPTH: usize = 400;

@@ -40,10 +40,9 @@ pub fn compare_values(a: &Value, b: &Value) -> Ordering {
     }
     match (a, b) {
         (Value::Int(x), Value::Int(y)) => x.cmp(y),
-        (Value::Int(_) | Value::Float(_), Value::Int(_) | Value::Float(_)) => {
-            let (x, y) = (a.as_f64().unwrap_or(0.0), b.as_f64().unwrap_or(0.0));
-            x.partial_cmp(&y).unwrap_or(Ordering::Equal)
-        }
+        (Value::Float(x), Value::Float(y)) => compare_floats(*x, *y),
+        (Value::Int(x), Value::Float(y)) => compare_number(*x, *y),
+        (Value::Float(x), Value::Int(y)) => compare_number(*y, *x).reverse(),
         (Value::String(x), Value::String(y)) => x.cmp(y),
         (Value::Bool(x), Value::Bool(y)) => x.cmp(y),
         (Value::Array(x), Value::Array(y)) => {
@@ -61,10 +60,22 @@ pub fn compare_values(a: &Value, b: &Value) -> Ordering {
     }
 }
 
-/// Equality of values: ints and floats compare as numbers.
+/// What is no number comes after all that are.
+fn compare_floats(x: f64, y: f64) -> Ordering {
+    x.partial_cmp(&y).unwrap_or_else(|| x.is_nan().cmp(&y.is_nan()))
+}
+
+/// By all digits: as floats, ints that differ can equal the same float, and sorting needs an order without contradictions.
+fn compare_number(int: i64, float: f64) -> Ordering {
+    compare_floats(int as f64, float).then_with(|| i128::from(int).cmp(&(float as i128)))
+}
+
+/// Equality of values: ints and floats compare as floats.
 pub fn equal_values(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::Int(_) | Value::Float(_), Value::Int(_) | Value::Float(_)) => compare_values(a, b).is_eq(),
+        (Value::Float(_), Value::Int(_) | Value::Float(_)) | (Value::Int(_), Value::Float(_)) => {
+            compare_floats(a.as_f64().unwrap_or_default(), b.as_f64().unwrap_or_default()).is_eq()
+        }
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal_values(a, b)),
         (Value::Object(a), Value::Object(b)) => {
             a.len() == b.len()
@@ -368,5 +379,25 @@ impl fmt::Display for Set {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let lines: Vec<String> = self.paths().iter().map(Path::to_string).collect();
         f.write_str(&lines.join("\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_an_order_without_contradictions() {
+        let big = 1_i64 << 53;
+        let (a, f, b) = (Value::Int(big), Value::Float(big as f64), Value::Int(big + 1));
+        assert!(compare_values(&a, &f).is_eq());
+        assert!(compare_values(&a, &b).is_lt());
+        assert!(compare_values(&f, &b).is_lt());
+        assert!(compare_values(&b, &f).is_gt());
+        assert!(equal_values(&b, &f));
+        assert!(!equal_values(&a, &b));
+        assert!(compare_values(&Value::Int(1), &Value::Float(1.5)).is_lt());
+        assert!(compare_values(&Value::Int(i64::MAX), &Value::Float(f64::NAN)).is_lt());
+        assert!(compare_values(&Value::Float(f64::NAN), &Value::Float(f64::NAN)).is_eq());
     }
 }

@@ -4,7 +4,7 @@ use super::defaults::{self, zero_of};
 use super::{Path, Report};
 use crate::go;
 use crate::structural::Structural;
-use keelson_api::codec::MOST_FINDINGS;
+use keelson_api::codec::has_room;
 use keelson_api::go_names;
 use keelson_api::schema::{Field, FieldType, Omit, Schema, SchemaRef, TypeDef};
 use keelson_api::{Map, Value};
@@ -193,7 +193,7 @@ impl<'a> Walk<'a> {
                     return true;
                 }
                 if !def.preserve_unknown {
-                    if self.report.unknown.len() < MOST_FINDINGS {
+                    if has_room(&self.report.unknown) {
                         self.report.unknown.push(self.path.child(key));
                     }
                     return false;

@@ -3,15 +3,15 @@
 
 use super::{Additional, Structural};
 use crate::canonical::Path;
-use keelson_api::codec::MOST_FINDINGS;
+use keelson_api::codec::has_room;
 use keelson_api::{Map, Value};
 
 fn is_meta(key: &str) -> bool {
     matches!(key, "apiVersion" | "kind" | "metadata")
 }
 
-/// Drops fields that the schema doesn't know; gives back their paths (at most [`MOST_FINDINGS`]), sorted. The root is a
-/// resource.
+/// Drops fields that the schema doesn't know; gives back their paths (as far as [`has_room`] has it), sorted. The root is
+/// a resource.
 pub fn prune(object: &mut Value, schema: &Structural) -> Vec<String> {
     let mut p = Pruner {
         path: Path::default(),
@@ -77,7 +77,7 @@ impl Pruner {
                     if preserve {
                         return true;
                     }
-                    if self.unknown.len() < MOST_FINDINGS {
+                    if has_room(&self.unknown) {
                         self.unknown.push(self.path.child(key));
                     }
                     return false;
@@ -161,6 +161,7 @@ pub fn fill_defaults(v: &mut Value, schema: &Structural) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keelson_api::codec::MOST_FINDINGS;
     use keelson_api::value;
 
     fn schema() -> Structural {
@@ -213,6 +214,10 @@ mod tests {
         let zip = |i: usize| (format!("zip{i}"), 1i64);
         let mut v = Value::Object((0..1000).map(zip).collect());
         assert_eq!(prune(&mut v, &schema()).len(), MOST_FINDINGS);
+        assert_eq!(v, value!({}));
+        let long = |i: usize| (format!("{i}{}", "x".repeat(1 << 18)), 1i64);
+        let mut v = Value::Object((0..9).map(long).collect());
+        assert_eq!(prune(&mut v, &schema()).len(), 4);
         assert_eq!(v, value!({}));
     }
 

@@ -17,7 +17,7 @@ pub fn validate(object: &Value, old: Option<&Value>, schema: &Structural) -> Vec
     embedded(object, schema, "", true, &mut causes);
     let mut v = Validator::default();
     v.value(object, old, schema, "");
-    causes.extend(v.causes);
+    causes.append(v.causes);
     list_types(object, schema, "", &mut causes);
     causes.into()
 }
@@ -245,7 +245,7 @@ impl Validator {
             let trials: Vec<Validator> = c.any_of.iter().map(|s| self.attempt(v, s, path)).collect();
             if !trials.iter().any(|t| t.causes.is_empty()) {
                 self.composite(format!("\"{path}\" must validate at least one schema (anyOf)"));
-                self.causes.extend(best(trials));
+                self.causes.append(best(trials));
             }
         }
         if !c.one_of.is_empty() {
@@ -261,7 +261,7 @@ impl Validator {
                     "\"{path}\" must validate one and only one schema (oneOf). {found}"
                 ));
                 if valid == 0 {
-                    self.causes.extend(best(trials));
+                    self.causes.append(best(trials));
                 }
             }
         }

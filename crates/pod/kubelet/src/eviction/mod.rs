@@ -230,6 +230,13 @@ fn sample(kl: &Kubelet, disks: &Disks) -> std::io::Result<Sample> {
     let usage = kl.host.node_usage()?;
     let measure = |disk| disks.measure(&*kl.host, &kl.layout.root, disk);
     let fs = measure(Disk::Node)?;
+    // Without another disk the rest of the machine is looked at all the same.
+    let other = |disk| {
+        measure(disk).unwrap_or_else(|error| {
+            tracing::warn!(?disk, %error, "a disk can't be measured");
+            FsStats::default()
+        })
+    };
     let pods_memory = limit_of_pods(kl);
     let of_pods = cgroup::qos_path(&kl.cfg.cgroup_root, Qos::Guaranteed);
     // Where their cgroup can't be read the machine is looked at all the same.
@@ -242,10 +249,10 @@ fn sample(kl: &Kubelet, disks: &Disks) -> std::io::Result<Sample> {
         fs,
         images: match disks.images {
             Disk::Node => fs,
-            own => measure(own)?,
+            own => other(own),
         },
         layers: match disks.layers {
-            Disk::Layers => measure(Disk::Layers)?,
+            Disk::Layers => other(Disk::Layers),
             _ => FsStats::default(),
         },
         pids: usage.pids,

@@ -187,9 +187,9 @@ pub trait Host: Send + Sync + 'static {
     fn fs_stats(&self, path: &Path) -> io::Result<FsStats>;
     /// Bytes and inodes a tree uses.
     fn disk_usage(&self, path: &Path) -> io::Result<(u64, u64)>;
-    /// The name of the device that a file system is on, as the kernel's table of mounts has it.
     /// Whether two places are on the same file system, or on the same device.
     fn same_disk(&self, one: &Path, other: &Path) -> io::Result<bool>;
+    /// The name of the device that a file system is on, as the kernel's table of mounts has it.
     fn device_of(&self, path: &Path) -> io::Result<String>;
     /// What the interfaces of a process's network have carried; without one, the machine's. The loopback is left out.
     fn carried(&self, pid: Option<i32>) -> io::Result<Vec<Carried>>;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, broadcast, mpsc};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Code, Request, Response, Status};
 
@@ -26,6 +26,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 8;
 /// Events on their way to a client. One that reads more slowly than pods change is cut off.
 const QUEUE: usize = 16;
+/// How many clients may watch.
+const WATCHERS: usize = 64;
+static PLACES: Semaphore = Semaphore::const_new(WATCHERS);
 
 /// Whether the kubelet has heard of all its pods.
 #[derive(Clone, Default)]
@@ -74,7 +77,11 @@ impl Pods for Service {
     type WatchPodsStream = ReceiverStream<Result<api::WatchPodsEvent, Status>>;
 
     async fn watch_pods(&self, _: Request<api::WatchPodsRequest>) -> Result<Response<Self::WatchPodsStream>, Status> {
-        self.counted("watch", self.is_ready())?;
+        let place = self.is_ready().and_then(|()| {
+            let full = |_| Status::resource_exhausted(format!("{WATCHERS} clients watch already"));
+            PLACES.try_acquire().map_err(full)
+        });
+        let place = self.counted("watch", place)?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         // Before anything is listed, so that nothing is missed.
         let watching = Watching {
@@ -82,6 +89,7 @@ impl Pods for Service {
             changes: self.0.status.changes(),
             told: BTreeSet::new(),
             sender,
+            _place: place,
         };
         tokio::spawn(watching.run());
         Ok(Response::new(ReceiverStream::new(receiver)))
@@ -132,6 +140,7 @@ struct Watching {
     /// The pods that it knows of.
     told: BTreeSet<String>,
     sender: mpsc::Sender<Result<api::WatchPodsEvent, Status>>,
+    _place: SemaphorePermit<'static>,
 }
 
 /// The client has gone.

@@ -76,12 +76,19 @@ fn set_identity(headers: &mut HeaderMap, user: &UserInfo) -> Result<(), String> 
     take_identity(headers);
     let value =
         |s: &str| HeaderValue::from_str(s).map_err(|_| format!("{s:?} can't be told to the server of this API"));
-    headers.insert("x-remote-user", value(&user.name)?);
+    // Spaces around a value are lost on the way, and without them it may be another's.
+    let name = |s: &str| match s.trim_matches([' ', '\t']) == s {
+        true => value(s),
+        false => Err(format!(
+            "{s:?} can't be told to the server of this API: it has spaces around it"
+        )),
+    };
+    headers.insert("x-remote-user", name(&user.name)?);
     if !user.uid.is_empty() {
-        headers.insert("x-remote-uid", value(&user.uid)?);
+        headers.insert("x-remote-uid", name(&user.uid)?);
     }
     for group in &user.groups {
-        headers.append("x-remote-group", value(group)?);
+        headers.append("x-remote-group", name(group)?);
     }
     for (key, values) in &user.extra {
         let key = percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC).to_string();
@@ -230,7 +237,12 @@ mod tests {
         set_identity(&mut headers, &UserInfo::new("j\u{fc}rgen", &["b\u{fc}ro"])).unwrap();
         assert_eq!(headers["x-remote-user"].as_bytes(), "j\u{fc}rgen".as_bytes());
         assert_eq!(headers["x-remote-group"].as_bytes(), "b\u{fc}ro".as_bytes());
-        for user in [UserInfo::new("a\nb", &[]), UserInfo::new("bob", &["fired\r\n"])] {
+        for user in [
+            UserInfo::new("a\nb", &[]),
+            UserInfo::new("bob", &["fired\r\n"]),
+            UserInfo::new("bob", &[" system:masters"]),
+            UserInfo::new("admin ", &[]),
+        ] {
             assert!(set_identity(&mut headers, &user).is_err());
         }
     }

@@ -180,22 +180,33 @@ impl Authenticator {
         if !self.front_proxy_names.is_empty() && !self.front_proxy_names.contains(proxy) {
             return None;
         }
-        let text = |v: &HeaderValue| Str::from(name_of(v).trim());
-        let name = headers.get("x-remote-user").map(text).filter(|n| !n.is_empty())?;
-        let mut user = UserInfo {
-            name,
-            uid: headers.get("x-remote-uid").map(text).unwrap_or_default(),
-            groups: headers.get_all("x-remote-group").iter().map(text).collect(),
-            ..UserInfo::default()
-        };
-        for (key, value) in headers {
-            if let Some(key) = key.as_str().strip_prefix("x-remote-extra-") {
-                let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy();
-                user.extra.entry(key.into()).or_default().push(text(value));
-            }
-        }
-        Some(user)
+        vouched(headers)
     }
+}
+
+/// The user that a front proxy's headers name.
+fn vouched(headers: &HeaderMap) -> Option<UserInfo> {
+    // Only what HTTP has around a value goes: a name may begin with another sort of space, and be somebody else's than the one without.
+    let text = |v: &HeaderValue| Str::from(name_of(v).trim_matches([' ', '\t']));
+    let name = headers.get("x-remote-user").map(text).filter(|n| !n.is_empty())?;
+    let mut user = UserInfo {
+        name,
+        uid: headers.get("x-remote-uid").map(text).unwrap_or_default(),
+        groups: headers
+            .get_all("x-remote-group")
+            .iter()
+            .map(text)
+            .filter(|group| !group.is_empty())
+            .collect(),
+        ..UserInfo::default()
+    };
+    for (key, value) in headers {
+        if let Some(key) = key.as_str().strip_prefix("x-remote-extra-") {
+            let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy();
+            user.extra.entry(key.into()).or_default().push(text(value));
+        }
+    }
+    Some(user)
 }
 
 #[async_trait]
@@ -348,5 +359,24 @@ pub fn take_identity(headers: &mut HeaderMap) {
         .collect();
     for name in remote {
         headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_a_front_proxy_names_is_nobody_elses_namesake() {
+        let mut headers = HeaderMap::new();
+        let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).unwrap();
+        assert_eq!(vouched(&headers), None);
+        headers.insert("x-remote-user", value(" \u{a0}bob\t"));
+        for group in ["\u{3000}system:masters", "", "people"] {
+            headers.append("x-remote-group", value(group));
+        }
+        let user = vouched(&headers).unwrap();
+        assert_eq!(user.name, "\u{a0}bob");
+        assert_eq!(user.groups, ["\u{3000}system:masters", "people"]);
     }
 }

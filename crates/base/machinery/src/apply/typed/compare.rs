@@ -46,6 +46,9 @@ impl Comparison {
 
 /// Compares two objects of one type.
 pub fn compare(old: &Value, new: &Value, schema: &SchemaRef) -> Result<Comparison, TypedErrors> {
+    if old == new {
+        return Ok(Comparison::default());
+    }
     let mut errs = TypedErrors::default();
     // No one owns the whole object: what became of the root itself doesn't matter.
     let found = walk(Some(old), Some(new), root_atom(schema), &mut errs);
@@ -79,13 +82,10 @@ impl Found {
     }
 }
 
+/// Of values that aren't equal: whoever has them has compared them, and comparing them again at each level would take long.
 fn walk(l: Option<&Value>, r: Option<&Value>, atom: Atom, errs: &mut TypedErrors) -> Found {
     if l.is_none() && r.is_none() {
         errs.extend(TypedErrors::one("at least one of lhs and rhs must be provided"));
-        return Found::default();
-    }
-    // Most of an object is as it was, and often the very same in memory.
-    if l == r {
         return Found::default();
     }
     let (al, ar) = (atom.deduce(l), atom.deduce(r));
@@ -118,6 +118,7 @@ fn of_atom(l: Option<&Value>, r: Option<&Value>, atom: Atom, errs: &mut TypedErr
             return leaf(l, r);
         }
         let mut out = Comparison::default();
+        // Most of an object is as it was, and often the very same in memory.
         for (key, l, r) in paired(lm, rm).filter(|(_, l, r)| l != r) {
             let below = map.at(key).map(|t| t.resolve()).unwrap_or_default();
             let step = PathElement::Field(key.clone());
@@ -172,6 +173,7 @@ fn items(list: &ListAtom, l: &[Value], r: &[Value], errs: &mut TypedErrors) -> C
         let (first_l, first_r) = (l.first().map(|l| l.2), r.first().map(|r| r.2));
         let mut one = |l, r| at(step, l, r, list.element.resolve(), errs);
         let found = match (l.len(), r.len()) {
+            (0 | 1, 0 | 1) if first_l == first_r => Found::default(),
             (0 | 1, 0 | 1) => one(first_l, first_r),
             // Duplicates on both sides are compared whole.
             (2.., 2..) => Found {

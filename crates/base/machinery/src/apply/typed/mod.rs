@@ -33,28 +33,50 @@ pub struct TypedError {
     message: String,
 }
 
-/// Complaints, printed as upstream prints them.
+/// The most bytes of complaints that are told: each has the path to its place, and a step of it may be as long as the object.
+const MOST: usize = 1 << 20;
+
+/// Complaints, printed as upstream prints them; of those that would be too many it is told how many they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TypedErrors(Vec<TypedError>);
+pub struct TypedErrors {
+    told: Vec<TypedError>,
+    bytes: usize,
+    more: usize,
+}
 
 impl TypedErrors {
     fn one(message: impl Into<String>) -> TypedErrors {
-        TypedErrors(vec![TypedError {
-            path: String::new(),
-            message: message.into(),
-        }])
+        let mut errs = TypedErrors::default();
+        let (path, message) = (String::new(), message.into());
+        errs.add("", TypedError { path, message });
+        errs
     }
-    fn prefixed(mut self, prefix: &PathElement) -> TypedErrors {
-        for e in &mut self.0 {
-            e.path.insert_str(0, &prefix.to_string());
+    fn add(&mut self, prefix: &str, mut e: TypedError) {
+        let bytes = self.bytes + prefix.len() + e.path.len() + e.message.len();
+        if self.more > 0 || (bytes > MOST && !self.told.is_empty()) {
+            self.more += 1;
+            return;
         }
-        self
+        e.path.insert_str(0, prefix);
+        self.bytes = bytes;
+        self.told.push(e);
+    }
+    fn prefixed(self, prefix: &PathElement) -> TypedErrors {
+        if self.is_empty() {
+            return self;
+        }
+        let prefix = prefix.to_string();
+        let mut errs = TypedErrors::default();
+        self.told.into_iter().for_each(|e| errs.add(&prefix, e));
+        errs.more += self.more;
+        errs
     }
     fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.told.is_empty()
     }
     fn extend(&mut self, other: TypedErrors) {
-        self.0.extend(other.0);
+        other.told.into_iter().for_each(|e| self.add("", e));
+        self.more += other.more;
     }
     fn into_result(self) -> Result<(), TypedErrors> {
         if self.is_empty() { Ok(()) } else { Err(self) }
@@ -63,8 +85,8 @@ impl TypedErrors {
 
 impl std::fmt::Display for TypedErrors {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        let each: Vec<String> = self
-            .0
+        let mut each: Vec<String> = self
+            .told
             .iter()
             .map(|e| {
                 if e.path.is_empty() {
@@ -74,6 +96,9 @@ impl std::fmt::Display for TypedErrors {
                 }
             })
             .collect();
+        if self.more > 0 {
+            each.push(format!("{} more complaints aren't told", self.more));
+        }
         match each.as_slice() {
             [one] => f.write_str(one),
             many => write!(f, "errors:\n  {}", many.join("\n  ")),
@@ -349,4 +374,21 @@ fn key_default(element: &Ty, name: &str) -> Result<Option<Value>, String> {
         FieldType::Int32 | FieldType::Int64 if always => Some(Value::Int(0)),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_complaints_under_a_long_step_are_not_each_as_long() {
+        let mut errs = TypedErrors::default();
+        (0..10_000).for_each(|i| errs.extend(TypedErrors::one(format!("wrong {i}"))));
+        assert!(errs.to_string().ends_with("\n  wrong 9999"));
+        let long = PathElement::Field("x".repeat(1 << 18).into());
+        let told = errs.prefixed(&long).prefixed(&long).to_string();
+        assert!(told.len() < 2 * MOST, "{}", told.len());
+        assert!(told.contains("x: wrong 0\n"));
+        assert!(told.ends_with("\n  9999 more complaints aren't told"));
+    }
 }

@@ -370,9 +370,6 @@ fn logging(c: &mut Config, v: &Value) -> Result<(), String> {
                 return Err("vmodule can't be had here: files are others: say --log info,MODULE=debug".into());
             }
             false if c.alone.is_some() && ["format", "verbosity"].contains(&part.as_str()) => {}
-            false if part == "format" => {
-                return Err(format!("format {} can't be had here: {ELSEWHERE}", kinds::plain(value)));
-            }
             false if part == "format" => return Err(format!("format json can't be had here: {ELSEWHERE}")),
             false => return Err(format!("{part} can't be had here: {ELSEWHERE}")),
         }

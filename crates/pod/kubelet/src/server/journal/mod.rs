@@ -1,8 +1,8 @@
 //! Logs of the machine (`/logs/`): files beside those of pods by their path, and, where settings allow it, what services have
 //! logged, by their name (`?query=`): from the journal, or from files that are called as they are.
 //!
-//! Nothing outside such a directory is opened, whatever a link in it says: pods may write there. Few are answered at the same time,
-//! each for half a minute and up to a bound of bytes.
+//! Nothing outside such a directory is opened, whatever a link in it says: pods may write there. Few queries are answered at the same
+//! time, each for half a minute and up to a bound of bytes; a file goes out as it is, piece by piece.
 
 mod query;
 mod read;

@@ -1,6 +1,6 @@
 //! Who is to be acted as, as the headers say: nothing is completed and nothing judged.
 
-use crate::request::UserInfo;
+use crate::request::{UserInfo, name_of};
 use http::{HeaderMap, HeaderName};
 use keelson_api::{ApiError, ApiResult, Str};
 use std::fmt::Write;
@@ -17,9 +17,8 @@ pub fn take(headers: &mut HeaderMap) -> ApiResult<Option<UserInfo>> {
         .filter(|k| matches!(k.as_str(), USER | GROUP | UID) || k.as_str().starts_with(EXTRA))
         .cloned()
         .collect();
-    let text = |v: &http::HeaderValue| v.to_str().ok().map(Str::from);
-    let all = |key: &str| -> Vec<Str> { headers.get_all(key).iter().filter_map(text).collect() };
-    let one = |key: &str| headers.get(key).and_then(text).unwrap_or_default();
+    let all = |key: &str| -> Vec<Str> { headers.get_all(key).iter().map(name_of).collect() };
+    let one = |key: &str| headers.get(key).map(name_of).unwrap_or_default();
     let mut wanted = UserInfo {
         name: one(USER),
         uid: one(UID),
@@ -108,6 +107,22 @@ mod tests {
         assert_eq!(wanted.extra["example.com/scopes"], ["x", "y"]);
         assert_eq!(given, headers(&[("accept", "*/*")]));
         assert_eq!(take(&mut given).unwrap(), None);
+    }
+
+    /// Left out, somebody would act as himself who asked to be less.
+    #[test]
+    fn names_have_letters_beyond_ascii_and_no_value_is_passed_over() {
+        let mut given = HeaderMap::new();
+        let bytes = |b: &[u8]| http::HeaderValue::from_bytes(b).unwrap();
+        given.insert("impersonate-user", bytes("j\u{fc}rgen".as_bytes()));
+        given.insert("impersonate-group", bytes("b\u{fc}ro".as_bytes()));
+        let wanted = take(&mut given).unwrap().unwrap();
+        assert_eq!(
+            (wanted.name.as_str(), wanted.groups.as_slice()),
+            ("j\u{fc}rgen", &["b\u{fc}ro".into()][..])
+        );
+        given.insert("impersonate-user", bytes(b"a\xff"));
+        assert_eq!(take(&mut given).unwrap().unwrap().name, "a\u{fffd}");
     }
 
     #[test]

@@ -218,7 +218,7 @@ fn update(new: &Object, old: &Object, e: &mut Errs) {
     // Said before what else is wrong.
     let others = std::mem::take(&mut e.list);
     service_addresses::update(e, n, o);
-    e.list.extend(others);
+    e.list.append(others);
     let class = |m: &Map| m.str("loadBalancerClass").map(str::to_string);
     if s(n, "type") == "LoadBalancer" && s(o, "type") == "LoadBalancer" && class(n) != class(o) {
         let shown = n.get("loadBalancerClass").cloned().unwrap_or(Value::Null);
