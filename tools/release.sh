@@ -1,7 +1,7 @@
 #!/bin/bash
-# release.sh DIR: what is handed out, for each of ARCHS (this machine's; x86_64, aarch64): a static program, which is tried, and everything that
-# goes with it. The same commit, compiler and C library give the same bytes, wherever the tree and cargo's directory are.
-# env: KEELSON=program that was built already, in place of building one
+# release.sh DIR: what is handed out, for each of ARCHS (this machine's; x86_64, aarch64): a program, which is tried, and everything that goes with it.
+# env: KEELSON=program that was built already, in place of building one; STATIC=1: linked to nothing (by GNU ld: mold 1.10 makes static programs
+# that don't start)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=$(realpath -m "$1"); ROOT=$PWD HOST=$(uname -m)
@@ -21,14 +21,16 @@ bring() {
   export "CARGO_TARGET_$(tr a-z A-Z <<<"$1")_UNKNOWN_LINUX_GNU_LINKER=$1-linux-gnu-gcc"
 }
 
-# build ARCH: a program that needs nothing of the machine it runs on, and tells nothing of the one it was built on
+# build ARCH: a program that tells nothing of the machine it was built on
 build() {
-  [ "$1" = "$HOST" ] || bring "$1"
-  local target=$1-unknown-linux-gnu upper cargo_home=${CARGO_HOME:-$HOME/.cargo}
+  local target=$1-unknown-linux-gnu upper cargo_home=${CARGO_HOME:-$HOME/.cargo} static=() flags= linked=${STATIC:-}
+  # What another machine has is not known here.
+  [ "$1" = "$HOST" ] || { bring "$1"; linked=1; }
   upper=$(tr a-z- A-Z_ <<<"$target")
-  env LIBSECCOMP_LINK_TYPE=static "LIBSECCOMP_LIB_PATH=/usr/lib/$1-linux-gnu" \
+  [ -z "$linked" ] || { static=(LIBSECCOMP_LINK_TYPE=static); flags="-C target-feature=+crt-static -C relocation-model=static -C link-arg=-fuse-ld=bfd"; }
+  env "${static[@]}" "LIBSECCOMP_LIB_PATH=/usr/lib/$1-linux-gnu" \
     "CFLAGS_${target//-/_}=-ffile-prefix-map=$cargo_home=/cargo -ffile-prefix-map=$ROOT=/keelson" \
-    "CARGO_TARGET_${upper}_RUSTFLAGS=-C target-feature=+crt-static -C relocation-model=static --remap-path-prefix=$cargo_home=/cargo --remap-path-prefix=$ROOT=/keelson" \
+    "CARGO_TARGET_${upper}_RUSTFLAGS=$flags --remap-path-prefix=$cargo_home=/cargo --remap-path-prefix=$ROOT=/keelson" \
     cargo build --profile release --locked --package keelson --target "$target"
   KEELSON=${CARGO_TARGET_DIR:-$ROOT/target}/$target/release/keelson
 }

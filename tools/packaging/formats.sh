@@ -68,14 +68,21 @@ rpm() {
     -D "version $VERSION" -D "tree $root" tools/packaging/rpm/keelson.spec >"$WORK/rpm.log" 2>&1 || { cat "$WORK/rpm.log" >&2; return 1; }
 }
 
-# An image of the program alone, as an archive of OCI's layout: what it runs on is a kernel.
+# libraries DIR: what the program is linked to, below that directory
+libraries() {
+  readelf -lW "$PROGRAM" 2>/dev/null | grep -q INTERP || return 0
+  ldd "$PROGRAM" | grep -o '/[^ ]*' | while read -r library; do install -D -m 755 "$(realpath "$library")" "$1$library"; done
+}
+
+# An image of the program, with what it is linked to and nothing else, as an archive of OCI's layout.
 image() {
   local at=$WORK/oci blobs=$WORK/oci/blobs/sha256 size; mkdir -p "$blobs" "$WORK/layer/bin" "$WORK/layer/tmp"
   install -m 755 "$PROGRAM" "$WORK/layer/bin/keelson"; chmod 1777 "$WORK/layer/tmp"
   blob() { size=$(stat -c %s "$1") digest=$(sum "$1"); mv "$1" "$blobs/$digest"; }
   local unpacked created digest layer layer_size config
   created=$(date -u -d "@$SOURCE_DATE_EPOCH" +%FT%TZ)
-  pack "$WORK/layer" bin tmp >"$WORK/layer.tar"; unpacked=$(sum "$WORK/layer.tar")
+  libraries "$WORK/layer"
+  (cd "$WORK/layer" && pack . -- *) >"$WORK/layer.tar"; unpacked=$(sum "$WORK/layer.tar")
   gzip -9n "$WORK/layer.tar"; blob "$WORK/layer.tar.gz"; layer=$digest layer_size=$size
   cat >"$WORK/config.json" <<TXT
 {"architecture":"$OTHER","os":"linux","created":"$created","config":{"Env":["PATH=/bin"],"Entrypoint":["/bin/keelson"],"Cmd":["server"],"Volumes":{"/var/lib/keelson":{}},"Labels":{"org.opencontainers.image.title":"keelson","org.opencontainers.image.version":"$VERSION","org.opencontainers.image.licenses":"Apache-2.0"}},"rootfs":{"type":"layers","diff_ids":["sha256:$unpacked"]}}

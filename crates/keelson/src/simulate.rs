@@ -264,7 +264,7 @@ mod tests {
             (["--lease-duration", "1s"], "at least 4"),
             (["--requests", "0"], "1..=1024"),
             (["--lease-duration", "1000000h"], "no lease"),
-            (["--job-time", "99999999999999999999h"], "no duration"),
+            (["--job-time", "99999999999999999999h"], "invalid duration"),
         ] {
             let error = plan(&words).unwrap_err();
             assert!(error.contains(why), "{words:?}: {error}");

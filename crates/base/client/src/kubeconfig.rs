@@ -125,11 +125,18 @@ impl Followed {
         if contents == before {
             return Ok(None);
         }
+        // Half written, a file may read well and say nothing: whom to trust, say.
+        let has_pem = |text: &[u8]| text.windows(BEGIN.len()).any(|part| part == BEGIN);
+        if let Some((file, _)) = self.files.iter().zip(&contents).find(|(_, text)| !has_pem(text)) {
+            anyhow::bail!("{} has neither a certificate nor a key", file.display());
+        }
         let config = load(&self.kubeconfig, self.context.as_deref()).await?;
         let client = made(config, &*self.change, &self.kubeconfig)?;
         Ok(Some((client, contents)))
     }
 }
+
+const BEGIN: &[u8] = b"-----BEGIN ";
 
 fn read(files: &[PathBuf]) -> anyhow::Result<Vec<Vec<u8>>> {
     let one = |file: &PathBuf| std::fs::read(file).with_context(|| format!("reading {}", file.display()));

@@ -204,7 +204,7 @@ async fn what_a_server_is_and_was_told_is_for_who_monitors_it() {
     // Nobody else may see them, and who may sees no more than that.
     let api = api.called_by("eve", &["system:authenticated"]);
     api.get("/statusz").await.expect(403);
-    let api = api.called_by("watcher", &["system:monitoring"]);
+    let api = api.called_by("watcher", &["system:monitoring", "system:authenticated"]);
     for path in ["/statusz/x", "/flagz/"] {
         api.get(path).await.expect(403);
     }

@@ -521,6 +521,7 @@ fn configz_has_every_field_and_is_itself_a_configuration() {
             "singleProcessOOMKill",
             "maxParallelImagePulls",
             "preloadedImagesVerificationAllowlist",
+            "memoryThrottlingFactor",
             // Nothing is in force where nothing is said.
             "kubeAPIQPS",
             "kubeAPIBurst",

@@ -493,9 +493,15 @@ mod tests {
         (s.fs.available, s.fs.inodes_free) = (99, 4);
         assert_eq!(
             met(&s),
+            [Signal::Disk, Signal::Inodes],
+            "images have a disk of their own"
+        );
+        s.images = s.fs;
+        assert_eq!(
+            met(&s),
             [Signal::Disk, Signal::ImageDisk, Signal::Inodes, Signal::ImageInodes]
         );
-        s.fs.capacity = 0;
+        (s.fs.capacity, s.images.capacity) = (0, 0);
         assert_eq!(
             met(&s),
             [Signal::Inodes, Signal::ImageInodes],

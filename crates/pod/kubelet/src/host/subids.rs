@@ -1,6 +1,7 @@
 //! What getsubids(1) tells of a user. The program knows where they are kept, on this machine or in a directory service.
 
 use super::program::end_of;
+use nix::errno::Errno;
 use std::io::{self, Read};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -12,8 +13,11 @@ const MOST: u64 = 4096;
 
 /// What it says of users and of groups; `None` where there is no such user, or no such program.
 pub fn of(user: &str) -> io::Result<Option<(String, String)>> {
-    if nix::unistd::User::from_name(user)?.is_none() {
-        return Ok(None);
+    match nix::unistd::User::from_name(user) {
+        Ok(Some(_)) => {}
+        // What getpwnam(3) says where there is nobody of that name, or no list of users at all.
+        Ok(None) | Err(Errno::ENOENT | Errno::ESRCH | Errno::EBADF | Errno::EPERM) => return Ok(None),
+        Err(e) => return Err(e.into()),
     }
     let Some(uids) = said("getsubids", &[user])? else {
         return Ok(None);

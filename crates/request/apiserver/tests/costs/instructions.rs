@@ -19,6 +19,8 @@ const WARM: usize = 8;
 const COUNTED: usize = 16;
 /// In hundredths of what is written.
 const OFF: u64 = 3;
+/// How often what is off is counted again.
+const AGAIN: usize = 2;
 /// What the server does by the clock falls into some row: 1.4 million instructions were seen, among all requests of it.
 const BY_THE_CLOCK: u64 = 120_000;
 
@@ -113,11 +115,24 @@ fn requests_execute_what_they_did() {
         eprintln!("NOT JUDGED: instructions.txt is of another build than {build}");
         return;
     }
-    let wrong: Vec<String> = found
-        .iter()
-        .filter_map(|(name, now)| off(written, name, *now))
-        .collect();
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let wrong = |found: &[(&str, u64)]| -> Vec<String> {
+        let off = found.iter().filter_map(|(name, now)| off(written, name, *now));
+        off.collect()
+    };
+    let mut told = wrong(&found);
+    // What the server does by the clock may have fallen into a row once; what a request costs is there every time.
+    for _ in 0..AGAIN {
+        if told.is_empty() {
+            break;
+        }
+        let again = wrong(&counts());
+        told.retain(|line| again.iter().any(|other| row_of(other) == row_of(line)));
+    }
+    assert!(told.is_empty(), "{}", told.join("\n"));
+}
+
+fn row_of(line: &str) -> &str {
+    line.split(':').next().unwrap_or(line)
 }
 
 fn off(written: &str, name: &str, now: u64) -> Option<String> {

@@ -609,8 +609,7 @@ fn long_lists_are_looked_up() {
 
     assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
     let has = |text: &str| e.list.iter().filter(|cause| cause.message.starts_with(text)).count();
-    assert_eq!(
-        (has("Too many: 30000"), has("Not found"), has("Duplicate")),
-        (1, 60_000, 0)
-    );
+    // What is past the bound of complaints is counted, not told.
+    assert_eq!((has("Too many: 30000"), has("Duplicate")), (1, 0));
+    assert!(has("Not found") > 1000 && e.list.len() > 60_000, "{}", e.list.len());
 }
