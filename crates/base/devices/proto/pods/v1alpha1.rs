@@ -3,6 +3,7 @@
 pub struct WatchPodsEvent {
     #[prost(enumeration = "EventType", tag = "1")]
     pub r#type: i32,
+    /// A v1.Pod; of one that is gone name, namespace and UID. None once all have been told.
     #[prost(bytes = "bytes", tag = "2")]
     pub pod: ::prost::bytes::Bytes,
 }
@@ -167,14 +168,12 @@ pub mod pods_client {
                     )
                 })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/v1alpha1.Pods/ListPods",
-            );
+            let path = http::uri::PathAndQuery::from_static("/v1alpha1.Pods/ListPods");
             let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("v1alpha1.Pods", "ListPods"));
+            req.extensions_mut().insert(GrpcMethod::new("v1alpha1.Pods", "ListPods"));
             self.inner.unary(req, path, codec).await
         }
+        /// First an ADDED for each pod there is and an INITIAL_SYNC_COMPLETE, then what becomes of pods.
         pub async fn watch_pods(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchPodsRequest>,
@@ -191,21 +190,15 @@ pub mod pods_client {
                     )
                 })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/v1alpha1.Pods/WatchPods",
-            );
+            let path = http::uri::PathAndQuery::from_static("/v1alpha1.Pods/WatchPods");
             let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("v1alpha1.Pods", "WatchPods"));
+            req.extensions_mut().insert(GrpcMethod::new("v1alpha1.Pods", "WatchPods"));
             self.inner.server_streaming(req, path, codec).await
         }
         pub async fn get_pod(
             &mut self,
             request: impl tonic::IntoRequest<super::GetPodRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::GetPodResponse>,
-            tonic::Status,
-        > {
+        ) -> std::result::Result<tonic::Response<super::GetPodResponse>, tonic::Status> {
             self.inner
                 .ready()
                 .await
@@ -215,9 +208,7 @@ pub mod pods_client {
                     )
                 })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/v1alpha1.Pods/GetPod",
-            );
+            let path = http::uri::PathAndQuery::from_static("/v1alpha1.Pods/GetPod");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("v1alpha1.Pods", "GetPod"));
             self.inner.unary(req, path, codec).await
@@ -250,20 +241,15 @@ pub mod pods_server {
             >
             + std::marker::Send
             + 'static;
+        /// First an ADDED for each pod there is and an INITIAL_SYNC_COMPLETE, then what becomes of pods.
         async fn watch_pods(
             &self,
             request: tonic::Request<super::WatchPodsRequest>,
-        ) -> std::result::Result<
-            tonic::Response<Self::WatchPodsStream>,
-            tonic::Status,
-        >;
+        ) -> std::result::Result<tonic::Response<Self::WatchPodsStream>, tonic::Status>;
         async fn get_pod(
             &self,
             request: tonic::Request<super::GetPodRequest>,
-        ) -> std::result::Result<
-            tonic::Response<super::GetPodResponse>,
-            tonic::Status,
-        >;
+        ) -> std::result::Result<tonic::Response<super::GetPodResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct PodsServer<T> {
@@ -344,9 +330,7 @@ pub mod pods_server {
                 "/v1alpha1.Pods/ListPods" => {
                     #[allow(non_camel_case_types)]
                     struct ListPodsSvc<T: Pods>(pub Arc<T>);
-                    impl<
-                        T: Pods,
-                    > tonic::server::UnaryService<super::ListPodsRequest>
+                    impl<T: Pods> tonic::server::UnaryService<super::ListPodsRequest>
                     for ListPodsSvc<T> {
                         type Response = super::ListPodsResponse;
                         type Future = BoxFuture<
@@ -435,9 +419,7 @@ pub mod pods_server {
                 "/v1alpha1.Pods/GetPod" => {
                     #[allow(non_camel_case_types)]
                     struct GetPodSvc<T: Pods>(pub Arc<T>);
-                    impl<
-                        T: Pods,
-                    > tonic::server::UnaryService<super::GetPodRequest>
+                    impl<T: Pods> tonic::server::UnaryService<super::GetPodRequest>
                     for GetPodSvc<T> {
                         type Response = super::GetPodResponse;
                         type Future = BoxFuture<
