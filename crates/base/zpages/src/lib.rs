@@ -2,13 +2,14 @@
 //! name. Who may see them is the listener's matter, and the text promises no form: what is between a name and its value differs from one
 //! answer to the next (of flags from one process to the next), so that nobody reads it by a program.
 //!
-//! Nothing here knows HTTP: a listener gives what was asked and makes an answer of [`Answer`].
+//! A listener gives what was asked, and sends the answer with what it sends with every one.
 
 mod forms;
 mod told;
 
 pub use told::Flags;
 
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
 use keelson_api::accept;
 use std::sync::{Arc, OnceLock};
 
@@ -37,12 +38,43 @@ pub struct Asked<'a> {
     pub pretty: Option<&'a str>,
 }
 
+impl<'a> Asked<'a> {
+    pub fn of(uri: &'a Uri, headers: &'a HeaderMap) -> Asked<'a> {
+        let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let mut pairs = uri.query().unwrap_or_default().split('&');
+        Asked {
+            path: uri.path(),
+            accept: header(header::ACCEPT),
+            agent: header(header::USER_AGENT).unwrap_or_default(),
+            pretty: pairs.find_map(|pair| pair.strip_prefix("pretty=")),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
     pub content_type: String,
     pub warning: Option<String>,
     pub body: String,
+}
+
+impl From<Answer> for Response<String> {
+    fn from(answer: Answer) -> Response<String> {
+        let mut response = Response::new(answer.body);
+        *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let told = [
+            (header::CONTENT_TYPE, Some(answer.content_type)),
+            (header::WARNING, answer.warning),
+        ];
+        for (name, text) in told {
+            // Of words of this crate only, so that each is a header.
+            if let Some(value) = text.and_then(|text| HeaderValue::try_from(text).ok()) {
+                response.headers_mut().insert(name, value);
+            }
+        }
+        response
+    }
 }
 
 impl Pages {

@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::encryption;
 use crate::joining;
 use crate::nowhere::{self, Nowhere};
-use crate::request::{Request, RequestContext, Response, response};
+use crate::request::{Body, Request, RequestContext, Response, response};
 use crate::snapshots;
 use crate::state::ServerState;
 use crate::upgrades;
@@ -52,8 +52,8 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
     if upgrades::is_asked(server, context) {
         return upgrades::serve(server, context, request).await;
     }
-    if let Some(answer) = server.pages.answer(&asked(context, &request)) {
-        return page(answer);
+    if let Some(answer) = server.pages.answer(&Asked::of(request.uri(), request.headers())) {
+        return http::Response::<String>::from(answer).map(Body::from);
     }
     match context.info.path.trim_end_matches('/') {
         "/metrics" | "/metrics/slis" => metrics(server).await,
@@ -88,28 +88,6 @@ fn issuer_document(document: serde_json::Value, content_type: &'static str) -> R
         .headers_mut()
         .insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
     answer
-}
-
-fn asked<'a>(context: &'a RequestContext, request: &'a Request) -> Asked<'a> {
-    Asked {
-        path: &context.info.path,
-        accept: request.headers().get(header::ACCEPT).and_then(|v| v.to_str().ok()),
-        agent: &context.user_agent,
-        pretty: context.info.query.get("pretty"),
-    }
-}
-
-fn page(answer: keelson_zpages::Answer) -> Response {
-    let code = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = response::bytes_of(code, "text/plain", answer.body.into());
-    let headers = response.headers_mut();
-    if let Ok(kind) = HeaderValue::try_from(answer.content_type) {
-        headers.insert(header::CONTENT_TYPE, kind);
-    }
-    if let Some(warning) = answer.warning.and_then(|text| HeaderValue::try_from(text).ok()) {
-        headers.append(header::WARNING, warning);
-    }
-    response
 }
 
 /// What is there whatever kinds there are.

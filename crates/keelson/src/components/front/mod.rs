@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use keelson_measure::Measures;
-use keelson_zpages::{Answer, Asked, Pages};
+use keelson_zpages::{Asked, Pages};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket, sockopt};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -106,8 +106,9 @@ impl Front {
             keelson_apiserver::write_process_metrics(&mut page);
             return reply(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page);
         }
-        if let Some(answer) = self.pages.as_ref().and_then(|pages| pages.answer(&asked(uri, headers))) {
-            return page(answer);
+        let asked = Asked::of(uri, headers);
+        if let Some(answer) = self.pages.as_ref().and_then(|pages| pages.answer(&asked)) {
+            return guarded(Response::<String>::from(answer).map(|body| Full::new(Bytes::from(body))));
         }
         text(StatusCode::NOT_FOUND, "404 page not found\n".into())
     }
@@ -128,38 +129,19 @@ pub fn text(status: StatusCode, body: String) -> Reply {
     reply(status, "text/plain; charset=utf-8", body)
 }
 
-fn asked<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Asked<'a> {
-    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let pairs = uri.query().unwrap_or_default().split('&');
-    Asked {
-        path: uri.path(),
-        accept: header(header::ACCEPT),
-        agent: header(header::USER_AGENT).unwrap_or_default(),
-        pretty: pairs
-            .filter_map(|pair| pair.split_once('='))
-            .find_map(|(key, value)| (key == "pretty").then_some(value)),
-    }
-}
-
-fn page(answer: Answer) -> Reply {
-    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = text(status, answer.body);
-    let headers = response.headers_mut();
-    if let Ok(kind) = HeaderValue::try_from(answer.content_type) {
-        headers.insert(header::CONTENT_TYPE, kind);
-    }
-    if let Some(warning) = answer.warning.and_then(|text| HeaderValue::try_from(text).ok()) {
-        headers.insert(header::WARNING, warning);
-    }
-    response
-}
-
 pub fn reply(status: StatusCode, kind: &'static str, body: String) -> Reply {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    guarded(response)
+}
+
+fn guarded(mut response: Reply) -> Reply {
+    response
+        .headers_mut()
+        .insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

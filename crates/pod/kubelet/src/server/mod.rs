@@ -44,8 +44,12 @@ pub(crate) fn json(value: &serde_json::Value) -> Reply {
     reply(StatusCode::OK, "application/json", value.to_string().into())
 }
 
+pub(crate) fn full(body: Bytes) -> Body {
+    Full::new(body).map_err(|e| match e {}).boxed_unsync()
+}
+
 pub(crate) fn reply(status: StatusCode, kind: &'static str, body: Bytes) -> Reply {
-    let mut response = Response::new(Full::new(body).map_err(|e| match e {}).boxed_unsync());
+    let mut response = Response::new(full(body));
     *response.status_mut() = status;
     response
         .headers_mut()

@@ -1,15 +1,14 @@
 //! From a path to what answers it.
 
 use super::auth::{Auth, Shown};
-use super::{Reply, json, log_stream, metrics, stats, stream, text};
+use super::{Reply, full, json, log_stream, metrics, stats, stream, text};
 use crate::gc::attic::Gone;
 use crate::kubelet::Kubelet;
 use crate::node::status::VERSION;
 use crate::observe::State;
 use crate::pods;
 use crate::worker::{Handle, Stage};
-use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT, WARNING};
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use keelson_zpages::{Asked, Flags, Pages};
 use serde_json::Value;
@@ -141,8 +140,9 @@ async fn answer(kl: &Arc<Kubelet>, auth: &Auth, peer: Option<&Shown>, request: R
 async fn route(kl: &Arc<Kubelet>, request: Request<Incoming>, method: &Method, path: &str) -> Reply {
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let get = *method == Method::GET;
-    if let Some(answer) = kl.pages.answer(&asked(&request)).filter(|_| get) {
-        return page(answer);
+    let asked = Asked::of(request.uri(), request.headers());
+    if let Some(answer) = kl.pages.answer(&asked).filter(|_| get) {
+        return Response::<String>::from(answer).map(|body| full(body.into()));
     }
     match parts.as_slice() {
         // What upstream leaves out then, with its words where it has some.
@@ -194,35 +194,11 @@ async fn route(kl: &Arc<Kubelet>, request: Request<Incoming>, method: &Method, p
     }
 }
 
-fn asked(request: &Request<Incoming>) -> Asked<'_> {
-    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let pairs = request.uri().query().unwrap_or_default().split('&');
-    Asked {
-        path: request.uri().path(),
-        accept: header(ACCEPT),
-        agent: header(USER_AGENT).unwrap_or_default(),
-        pretty: pairs
-            .filter_map(|pair| pair.split_once('='))
-            .find_map(|(key, value)| (key == "pretty").then_some(value)),
-    }
-}
-
-fn page(answer: keelson_zpages::Answer) -> Reply {
-    let code = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut reply = text(code, answer.body);
-    if let Ok(kind) = HeaderValue::try_from(answer.content_type) {
-        reply.headers_mut().insert(CONTENT_TYPE, kind);
-    }
-    if let Some(warning) = answer.warning.and_then(|text| HeaderValue::try_from(text).ok()) {
-        reply.headers_mut().insert(WARNING, warning);
-    }
-    reply
-}
-
 /// What the kubelet is and was told. Its listener has these paths.
 pub(crate) fn pages(flags: Option<Arc<Flags>>) -> Pages {
-    const PATHS: [&str; 14] = [
+    const PATHS: [&str; 15] = [
         "/attach",
+        "/checkpoint",
         "/configz",
         "/containerLogs",
         "/exec",
