@@ -14,7 +14,7 @@ check "who lets go is followed at once, and never two lead" c client-go election
 check "a command by WebSocket: a megabyte there and back, an exit code, a terminal" c client-go exec-websocket
 check "the same by SPDY" c client-go exec-spdy
 check "a port by WebSocket, twenty connections" c client-go forward-websocket
-check "the same by SPDY" c client-go forward-spdy
+check "such a port by SPDY" c client-go forward-spdy
 check "what was applied is extracted, changed and applied again" c client-go apply
 check "discovery in one answer, and short names" c client-go mapping
 check "an event again and again is a series" c client-go events

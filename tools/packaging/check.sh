@@ -20,8 +20,7 @@ mount --bind "$ROOT" "$ROOT"   # as a machine's: a root directory that isn't a m
 mkdir -p "$ROOT"/{bin,proc,sys,dev,tmp,images,data/addons}
 cp "$PROGRAM" "$ROOT/bin/keelson"; cp "$IMAGE" "$ROOT/images/keelson.tar"
 . "$(dirname "$0")/formats.sh"; libraries "$ROOT"
-cgroups=$(mktemp -d); mount --rbind /sys/fs/cgroup "$cgroups"
-mount -t proc proc "$ROOT/proc"; mount -t sysfs sysfs "$ROOT/sys"; mount --rbind /dev "$ROOT/dev"; mount --rbind "$cgroups" "$ROOT/sys/fs/cgroup"
+mount -t proc proc "$ROOT/proc"; mount -t sysfs sysfs "$ROOT/sys"; mount --rbind /dev "$ROOT/dev"; mount --rbind /sys/fs/cgroup "$ROOT/sys/fs/cgroup"
 mount -t proc proc /proc
 ip link set lo up; ip link add eth0 type veth peer name far; ip link set eth0 up; ip link set far up
 ip addr add 10.79.70.1/24 dev eth0; ip route add default via 10.79.70.254
@@ -38,7 +37,7 @@ TXT
 node=(--images /images); [ ${#emulator[@]} = 0 ] || node=(--disable agent)
 run server --data-dir /data --kubeconfig /data/admin.kubeconfig --node-name tried --node-ip 10.79.70.1 --kubelet-link none "${node[@]}" >"$ROOT/log" 2>&1 &
 server=$!
-end() { status=$?; [ $status = 0 ] || tail -30 "$ROOT/log" >&2; kill $server; wait $server || true; run uninstall --data-dir /data --yes >/dev/null 2>&1 || true; exit $status; }
+end() { status=$?; [ $status = 0 ] || tail -30 "$ROOT/log" >&2; kill $server 2>/dev/null || true; wait $server || true; run uninstall --data-dir /data --yes >/dev/null 2>&1 || true; exit $status; }
 trap end EXIT
 begun=$(date +%s)
 soon() { # what is waited for, command …

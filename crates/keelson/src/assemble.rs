@@ -118,7 +118,7 @@ impl Cluster {
             measures: measures.clone(),
             authorities: Some(Arc::new(authorities::Front(authorities.clone()))),
             upgrades: Some(Arc::new(orders)),
-            flags: Some(Arc::new(crate::flagz::of_this_process())),
+            flags: Some(crate::flagz::of_this_process()),
             tracer: traces::of(config.tracing.as_ref(), "apiserver", &config.node_name)?,
             ..api_config(config)?
         };

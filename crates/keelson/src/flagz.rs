@@ -7,7 +7,7 @@ use keelson_zpages::{Flags, Pages};
 use serde_json::{Map, Value};
 use std::ffi::OsString;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// By upstream's name for a flag whose value is nobody's business.
 const SECRET: &str = "CLASSIFIED";
@@ -18,12 +18,15 @@ pub fn pages<'a>(component: &'static str, paths: impl IntoIterator<Item = &'a st
         component,
         crate::config::KUBERNETES_VERSION,
         paths,
-        Some(Arc::new(of_this_process())),
+        Some(of_this_process()),
     )
 }
 
-pub fn of_this_process() -> Flags {
-    of(crate::command(), crate::words_of(std::env::args_os().collect()))
+/// Read once: all components of a process were told the same.
+pub fn of_this_process() -> Arc<Flags> {
+    static TOLD: LazyLock<Arc<Flags>> =
+        LazyLock::new(|| Arc::new(of(crate::command(), crate::words_of(std::env::args_os().collect()))));
+    TOLD.clone()
 }
 
 /// Of the innermost command that the words mean; none where they mean nothing.

@@ -288,7 +288,7 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
         listen: Some(SocketAddr::new(config.bind_address, config.kubelet_port)),
         port: config.kubelet_port,
         tracing: config.tracing.clone(),
-        flags: Some(Arc::new(crate::flagz::of_this_process())),
+        flags: Some(crate::flagz::of_this_process()),
         tls: Some(ServingTls {
             identity: access.serving,
             client_ca: access.clients_known,

@@ -27,7 +27,7 @@ pub struct Options {
 
 /// As Go writes durations; a number alone is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().map(Duration::from_secs).ok();
+    let seconds = text.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
     seconds.map_or_else(|| length(text).map_err(|e| e.to_string()), Ok)
 }
 
@@ -120,6 +120,7 @@ mod tests {
         assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         for wrong in ["5 parsecs", "-1s", "99999999999999999999h", "nan"] {
             assert!(duration(wrong).is_err(), "{wrong}");

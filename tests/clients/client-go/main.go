@@ -71,8 +71,11 @@ func main() {
 		return roundTrip(func(r *http.Request) (*http.Response, error) {
 			answer, err := next.RoundTrip(r)
 			if err == nil {
-				all := append(append([]string{}, *w.seen.Load()...), r.Method+" "+r.URL.RequestURI()+" "+answer.Header.Get("Content-Type"))
-				w.seen.Store(&all)
+				for done := false; !done; {
+					before := w.seen.Load()
+					all := append(append([]string{}, *before...), r.Method+" "+r.URL.RequestURI()+" "+answer.Header.Get("Content-Type"))
+					done = w.seen.CompareAndSwap(before, &all)
+				}
 			}
 			return answer, err
 		})

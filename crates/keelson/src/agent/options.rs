@@ -104,7 +104,7 @@ pub struct Options {
     /// What to log: error, warn, info, debug, trace, or per module [default: info]
     #[arg(long, env = "KEELSON_LOG", value_name = "FILTER")]
     pub log: Option<String>,
-    /// Form of the log: text or json [default: text]
+    /// Form of the log: text, json, or klog, which is the JSON of upstream's components [default: text]
     #[arg(long, env = "KEELSON_LOG_FORMAT", value_name = "FORM")]
     pub log_format: Option<String>,
 }

@@ -21,6 +21,7 @@ use crate::logging::Form;
 use crate::process::{self, Log};
 use crate::supervise::Supervisor;
 use clap::{ArgAction, Args};
+use keelson_api::duration::length;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -38,7 +39,7 @@ pub struct LogOptions {
     #[arg(long, value_name = "FORMAT", value_parser = logging_format)]
     logging_format: Option<Form>,
     /// How long lines may wait; here none does
-    #[arg(long = "log-flush-frequency", value_name = "DURATION", value_parser = flush_frequency)]
+    #[arg(long = "log-flush-frequency", value_name = "DURATION", value_parser = length)]
     _flush: Option<Duration>,
     /// Verbosity by files of upstream's: here --log says it, by module
     #[arg(long = "vmodule", value_name = "PATTERNS", value_parser = vmodule, hide = true)]
@@ -50,10 +51,6 @@ pub struct LogOptions {
 
 fn logging_format(name: &str) -> Result<Form, String> {
     Form::of_upstream(name).ok_or_else(|| format!("Unsupported log format: {name:?}: it can be text or json"))
-}
-
-fn flush_frequency(text: &str) -> Result<Duration, String> {
-    keelson_kubelet::configuration::duration(text)
 }
 
 fn vmodule(patterns: &str) -> Result<String, String> {

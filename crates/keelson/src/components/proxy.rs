@@ -8,7 +8,7 @@ use crate::{config, families};
 use anyhow::{Context, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args};
-use keelson_kubelet::configuration::duration;
+use keelson_api::duration::length;
 use keelson_proxy::Config;
 use keelson_proxy::limits::Limits;
 use std::net::SocketAddr;
@@ -48,19 +48,19 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 128 << 10)]
     conntrack_min: u32,
     /// How long a connection that says nothing is kept; 0: as it is
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "24h")]
+    #[arg(long, value_name = "DURATION", value_parser = length, default_value = "24h")]
     conntrack_tcp_timeout_established: Duration,
     /// And one of which one side has closed
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
+    #[arg(long, value_name = "DURATION", value_parser = length, default_value = "1h")]
     conntrack_tcp_timeout_close_wait: Duration,
     /// Packets that don't fit their connection are no errors
     #[arg(long, default_value_t = false, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     conntrack_tcp_be_liberal: bool,
     /// How long what is sent by UDP without an answer is kept; 0: as it is
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0s")]
+    #[arg(long, value_name = "DURATION", value_parser = length, default_value = "0s")]
     conntrack_udp_timeout: Duration,
     /// And what was answered
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0s")]
+    #[arg(long, value_name = "DURATION", value_parser = length, default_value = "0s")]
     conntrack_udp_timeout_stream: Duration,
     #[command(flatten)]
     _gates: Gates,
@@ -94,7 +94,7 @@ pub fn limits(flags: &[String]) -> anyhow::Result<Limits> {
 }
 
 fn say(limits: &mut Limits, name: &str, text: &str) -> anyhow::Result<()> {
-    let time = || duration(text).map_err(anyhow::Error::msg).map(Some);
+    let time = || length(text).map(Some);
     match name {
         "conntrack-max-per-core" => limits.max_per_core = Some(text.parse()?),
         "conntrack-min" => limits.min = Some(text.parse()?),

@@ -133,11 +133,7 @@ pub async fn build(
     let roots = root_cgroups(&machine, &cfg, &capacity, &allocatable);
     make_root_cgroups(&host, roots, &stop);
     let limited = cgroup::Limited::ask(&*host, &cfg.cgroup_root);
-    if cfg.swap == Swap::Limited && !limited.swap {
-        anyhow::bail!(
-            "memorySwap.swapBehavior is LimitedSwap, but the kernel doesn't limit swap: the cgroup of pods has no memory.swap.max"
-        );
-    }
+    judge_kernel(limited, &cfg)?;
     enforce_reserved(&*host, &cfg)?;
     let managers = Managers::new(&host, &metrics, &cfg).map_err(anyhow::Error::msg)?;
     let userns = UserNamespaces::new(&*host, &layout, &cfg).map_err(anyhow::Error::msg)?;
@@ -287,6 +283,13 @@ fn parallel_pulls(cfg: &Config) -> usize {
 /// What `memoryThrottlingFactor` was where nobody set it.
 const ONCE_USUAL: f64 = 0.9;
 
+/// Whether memory is to be kept or throttled. Settings that were written down when upstream had a default have it in them, and
+/// mean nothing by it.
+fn wants_memory_qos(cfg: &Config) -> bool {
+    let is_wish = |factor: f64| (factor - ONCE_USUAL).abs() > f64::EPSILON;
+    cfg.memory_tiers || cfg.memory_throttling.is_some_and(is_wish)
+}
+
 /// A machine that isn't as the settings want it is refused.
 fn judge(host: &dyn Host, machine: &Machine, cfg: &Config) -> anyhow::Result<()> {
     if cfg.fail_swap_on && machine.swap > 0 {
@@ -301,11 +304,7 @@ fn judge(host: &dyn Host, machine: &Machine, cfg: &Config) -> anyhow::Result<()>
     if cfg.swap == Swap::Limited && !host.unified_cgroups() {
         anyhow::bail!("swap feature is enabled and LimitedSwap but it is only supported with cgroupv2");
     }
-    // Settings that were written down when upstream had a default have it in them, and mean nothing by it.
-    let throttling = cfg
-        .memory_throttling
-        .filter(|factor| (factor - ONCE_USUAL).abs() > f64::EPSILON);
-    if (throttling.is_some() || cfg.memory_tiers) && !host.unified_cgroups() {
+    if wants_memory_qos(cfg) && !host.unified_cgroups() {
         anyhow::bail!(
             "invalid configuration: memoryThrottlingFactor and memoryReservationPolicy must not be set when using cgroup v1, which has \
              no memory.high, memory.low and memory.min"
@@ -314,6 +313,22 @@ fn judge(host: &dyn Host, machine: &Machine, cfg: &Config) -> anyhow::Result<()>
     if cfg.single_process_oom_kill == Some(false) && !host.unified_cgroups() {
         anyhow::bail!(
             "invalid configuration: singleProcessOOMKill must not be explicitly set to false when using cgroup v1"
+        );
+    }
+    Ok(())
+}
+
+/// So is a kernel that can't do what they want.
+fn judge_kernel(limited: cgroup::Limited, cfg: &Config) -> anyhow::Result<()> {
+    if cfg.swap == Swap::Limited && !limited.swap {
+        anyhow::bail!(
+            "memorySwap.swapBehavior is LimitedSwap, but the kernel doesn't limit swap: the cgroup of pods has no memory.swap.max"
+        );
+    }
+    if wants_memory_qos(cfg) && !limited.memory_qos {
+        anyhow::bail!(
+            "memoryThrottlingFactor or memoryReservationPolicy is set, but the kernel keeps no memory: the cgroup of pods has no \
+             memory.min, memory.low and memory.high"
         );
     }
     Ok(())
@@ -465,6 +480,27 @@ mod tests {
         assert!(told("/a", "busy") && told("/b", "busy"));
         assert!(!told("/a", "busy"));
         assert!(told("/a", "denied") && told("/a", "busy"));
+    }
+
+    #[test]
+    fn what_the_kernel_can_not_do_is_refused() {
+        let host = FakeHost::small("n", jiff::Timestamp::UNIX_EPOCH);
+        host.create_cgroup("/kubepods", &CgroupLimits::default()).unwrap();
+        let judged = |throttling: f64, tiers: bool| {
+            let cfg = Config {
+                memory_throttling: Some(throttling),
+                memory_tiers: tiers,
+                ..Config::default()
+            };
+            judge_kernel(cgroup::Limited::ask(&host, "/"), &cfg)
+        };
+        assert!(judged(0.8, true).is_ok());
+        host.spoil(Path::new("/kubepods/memory.high"), true);
+        for (throttling, tiers) in [(0.8, false), (0.9, true)] {
+            let why = judged(throttling, tiers).unwrap_err().to_string();
+            assert!(why.contains("memory.high"), "{why}");
+        }
+        assert!(judged(0.9, false).is_ok(), "what was the default is no wish");
     }
 
     #[tokio::test(start_paused = true)]

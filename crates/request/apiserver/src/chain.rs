@@ -408,8 +408,7 @@ fn allotted(info: &RequestInfo) -> ApiResult<Duration> {
         return Ok(REQUEST_TIMEOUT);
     };
     let wrong = || ApiError::bad_request("invalid timeout specified in the request URL");
-    let asked = keelson_api::duration::parse(text).map_err(|_| wrong())?;
-    let asked = Duration::from_nanos(u64::try_from(asked).map_err(|_| wrong())?);
+    let asked = keelson_api::duration::length(text).map_err(|_| wrong())?;
     Ok(if asked.is_zero() {
         REQUEST_TIMEOUT
     } else {

@@ -39,19 +39,13 @@ pub fn wanted(method: &Method, context: &RequestContext, headers: &HeaderMap, ow
     if method != Method::GET || !is_object || !is_far || !takes_gzip(headers) {
         return Wanted::Nothing;
     }
+    let begins_with_what_is_there = info.query.flag("sendInitialEvents");
     match info.verb.as_str() {
         "get" | "list" => Wanted::Whole,
         // What goes by a WebSocket is messages.
-        "watch" if begins_with_what_is_there(context) && !headers.contains_key(header::SEC_WEBSOCKET_KEY) => {
-            Wanted::Pieces
-        }
+        "watch" if begins_with_what_is_there && !headers.contains_key(header::SEC_WEBSOCKET_KEY) => Wanted::Pieces,
         _ => Wanted::Nothing,
     }
-}
-
-fn begins_with_what_is_there(context: &RequestContext) -> bool {
-    let asked = context.info.query.get("sendInitialEvents");
-    asked.is_some_and(|said| matches!(said, "1" | "t" | "T" | "true" | "TRUE" | "True"))
 }
 
 /// The answer, with as much compressed as is wanted.

@@ -250,7 +250,7 @@ impl Options {
             authorization: config.access.authorization.clone(),
             admission: config.access.admission.clone(),
             audit: config.audit.clone(),
-            flags: Some(Arc::new(crate::flagz::of_this_process())),
+            flags: Some(crate::flagz::of_this_process()),
             host: Some(crate::config::host_name()?),
             ..keelson_apiserver::Config::new(keys)
         })
@@ -300,6 +300,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let (api_config, cert) = (options.api_config(&config)?, options.certificate(&config)?);
     process::run(&options.log.resolve()?, None, async |mut stopping| {
         let began = std::time::Instant::now();
+        let watched = crate::watchdog::wanted()?;
         let starting = async {
             let address = everywhere(SocketAddr::new(config.bind_address, config.api_port));
             let socket = bind(address, "--secure-port").await?;
@@ -328,6 +329,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                 api.server.ready().await;
                 tracing::info!(after = ?began.elapsed(), "the API is ready");
                 crate::notify::ready();
+                crate::watchdog::start(watched, Vec::new);
                 std::future::pending().await
             } => None,
         };

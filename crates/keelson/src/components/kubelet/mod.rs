@@ -19,7 +19,6 @@ use keelson_pki::authority::{Authority, CertSpec};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 pub fn spawn(
     components: &mut Supervisor,
@@ -107,7 +106,7 @@ impl Options {
         };
         let settings = Config {
             tls: Some(serving(&alone, &node_name, &node_ips)?),
-            flags: Some(Arc::new(crate::flagz::of_this_process())),
+            flags: Some(crate::flagz::of_this_process()),
             node_ips: node_ips.iter().map(IpAddr::to_string).collect(),
             hostname: node_name.clone(),
             node_name,

@@ -3,6 +3,8 @@ use crate::config::{Alone, Swap};
 use serde_json::json;
 use std::time::Duration;
 
+mod limits;
+
 /// A file with these fields.
 fn file(mut fields: Value) -> Value {
     fields["apiVersion"] = API_VERSION.into();
@@ -40,8 +42,6 @@ fn with_flags(flags: &[(&str, &str)]) -> Result<Config, String> {
 }
 
 /// What `kubeadm config print init-defaults --component-configs KubeletConfiguration` writes, but for the driver and the authority.
-mod limits;
-
 #[test]
 fn kubeadms_file_is_honoured() {
     let c = applied(json!({

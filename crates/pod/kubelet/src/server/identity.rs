@@ -72,8 +72,10 @@ fn certified(cert: &[u8], key: &[u8]) -> anyhow::Result<CertifiedKey> {
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let mut text = Vec::new();
     let file = std::fs::File::open(path).with_context(|| format!("reading {}", path.display()))?;
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, MOST), &mut text)
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, MOST + 1), &mut text)
         .with_context(|| format!("reading {}", path.display()))?;
+    // Half of a bundle would be other authorities.
+    ensure!(text.len() as u64 <= MOST, "{} is too large", path.display());
     Ok(text)
 }
 
@@ -152,8 +154,17 @@ impl Following {
             }
         })?;
         let pair = self.files.pair.iter().flat_map(|(cert, key)| [cert, key]);
-        let dirs: BTreeSet<&Path> = pair.chain(&self.files.client_ca).filter_map(|p| p.parent()).collect();
+        let mut dirs = BTreeSet::new();
+        for file in pair.chain(&self.files.client_ca) {
+            // Where links lead, too. A file that is replaced can't be watched itself.
+            let real = std::fs::canonicalize(file).unwrap_or_else(|_| file.clone());
+            dirs.extend([file.parent(), real.parent()].into_iter().flatten().map(Path::to_owned));
+        }
         for dir in dirs {
+            let dir = match dir.as_os_str().is_empty() {
+                true => Path::new("."),
+                false => dir.as_path(),
+            };
             watcher.watch(dir, RecursiveMode::NonRecursive)?;
         }
         Ok(watcher)
@@ -216,12 +227,19 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_renewed_counts_and_what_is_broken_does_not() {
-        let dir = std::env::temp_dir().join(format!("keelson-identity-{}", std::process::id()));
+        let home = std::env::temp_dir().join(format!("keelson-identity-{}", std::process::id()));
+        // Known by links, as many an issuer has it.
+        let (dir, links) = (home.join("real"), home.join("links"));
         std::fs::create_dir_all(&dir).unwrap();
+        std::fs::create_dir_all(&links).unwrap();
         write(&dir, "one");
+        let link = |name: &str| {
+            std::os::unix::fs::symlink(dir.join(name), links.join(name)).unwrap();
+            links.join(name)
+        };
         let files = Files {
-            pair: Some((dir.join("tls.crt"), dir.join("tls.key"))),
-            client_ca: Some(dir.join("ca.crt")),
+            pair: Some((link("tls.crt"), link("tls.key"))),
+            client_ca: Some(link("ca.crt")),
         };
         let tls = ServingTls::of_files(files, None).unwrap();
         let following = tls.following.clone().unwrap();
@@ -245,7 +263,7 @@ mod tests {
         assert_ne!(serial(), first);
         stop.cancel();
         task.await.unwrap();
-        std::fs::remove_dir_all(&dir).unwrap();
+        std::fs::remove_dir_all(&home).unwrap();
     }
 
     #[test]

@@ -80,7 +80,13 @@ impl Identity {
     pub async fn leave(&self) -> ApiResult<()> {
         self.left.cancel();
         let _turn = self.turn.lock().await;
-        self.remove(&self.name, None).await
+        let latest = self.latest.lock().take();
+        let version = latest.and_then(|lease| Some(lease.at(&["metadata", "resourceVersion"])?.as_str()?.to_owned()));
+        match self.remove(&self.name, version).await {
+            // The one who follows here has it.
+            Err(e) if e.is(Reason::Conflict) => Ok(()),
+            done => done,
+        }
     }
 
     async fn renew(&self) -> ApiResult<()> {
@@ -147,16 +153,17 @@ impl Identity {
             .into_iter()
             .flatten()
             .filter(|lease| has_ended(lease, now));
+        let mut failed = Ok(());
         for lease in ended {
             let text = |path: &[&str]| lease.at(path).and_then(Value::as_str).unwrap_or_default().to_owned();
             let version = text(&["metadata", "resourceVersion"]);
             // One that was renewed meanwhile stays.
             match self.remove(&text(&["metadata", "name"]), Some(version)).await {
-                Err(e) if !e.is(Reason::Conflict) => return Err(e),
+                Err(e) if !e.is(Reason::Conflict) => failed = Err(e),
                 _ => {}
             }
         }
-        Ok(())
+        failed
     }
 
     async fn remove(&self, name: &str, version: Option<String>) -> ApiResult<()> {

@@ -119,8 +119,12 @@ impl Logs {
         let mut command = Command::new(program);
         command.args(["--field", "_SYSTEMD_UNIT"]).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-        let Ok(mut child) = command.spawn() else {
-            return String::new();
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(e) => {
+                tracing::warn!("{} can't be run: {e}", program.display());
+                return String::new();
+            }
         };
         let mut names = Vec::new();
         if let Some(output) = child.stdout.take() {
@@ -180,10 +184,7 @@ async fn journal(program: &Path, arguments: &[String], out: &mut Out) -> Result<
     };
     let read = out.copy(output).await?;
     // It has closed its output, so it ends; how it ended, its output tells.
-    match tokio::time::timeout(LONGEST, child.wait()).await {
-        Ok(waited) => Ok(read.and(waited.map(|_| ()))),
-        Err(_) => Ok(read),
-    }
+    Ok(read.and(child.wait().await.map(|_| ())))
 }
 
 #[cfg(test)]

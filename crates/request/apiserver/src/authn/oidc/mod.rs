@@ -92,20 +92,24 @@ impl Issuers {
             .iter()
             .filter_map(|issuer| Some((hash(&issuer.trusted.issuer.url), issuer.provider.keys()?.told())))
             .collect();
-        let of = |issuer: &str| format!("apiserver_id_hash=\"{id}\",jwt_issuer_hash=\"{issuer}\"");
         let _ = writeln!(page, "# TYPE {FETCHED} gauge");
         for (issuer, told) in &of_issuers {
             for (result, at) in [("failure", told.failure), ("success", told.success)] {
                 if let Some(at) = at {
-                    let _ = writeln!(page, "{FETCHED}{{{},result=\"{result}\"}} {at}", of(issuer));
+                    let _ = writeln!(
+                        page,
+                        "{FETCHED}{{apiserver_id_hash=\"{id}\",jwt_issuer_hash=\"{issuer}\",result=\"{result}\"}} {at}"
+                    );
                 }
             }
         }
         let _ = writeln!(page, "# TYPE {KEYS} gauge");
         for (issuer, told) in &of_issuers {
             if let Some(keys) = &told.hash {
-                let of = of(issuer).replace(",jwt", &format!(",hash=\"{keys}\",jwt"));
-                let _ = writeln!(page, "{KEYS}{{{of}}} 1");
+                let _ = writeln!(
+                    page,
+                    "{KEYS}{{apiserver_id_hash=\"{id}\",hash=\"{keys}\",jwt_issuer_hash=\"{issuer}\"}} 1"
+                );
             }
         }
     }

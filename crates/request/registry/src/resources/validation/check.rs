@@ -107,6 +107,16 @@ impl Errs {
         }
     }
 
+    /// `acme.io/foo`, which has to be there.
+    pub fn domain_prefixed_path(&mut self, key: &str, path: &str) {
+        if path.is_empty() {
+            return self.required(key, "");
+        }
+        for (part, why) in names::domain_prefixed_path(path) {
+            self.invalid(key, part, &why);
+        }
+    }
+
     // What many kinds check of a member.
 
     /// A text that must be one of a few; says that it is required when empty.

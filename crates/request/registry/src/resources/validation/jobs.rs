@@ -174,24 +174,7 @@ fn job_spec(e: &mut Errs, spec: &Map) {
 /// The controller that a job is left to, as a path below its domain.
 fn managed_by(e: &mut Errs, by: &str) {
     const LONGEST: usize = 63;
-    match by.split_once('/') {
-        _ if by.is_empty() => e.required("managedBy", ""),
-        Some((host, path)) if !host.is_empty() && !path.is_empty() => {
-            for wrong in names::dns1123_subdomain(host) {
-                e.invalid("managedBy", host, &wrong);
-            }
-            let fine = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b);
-            if !path.bytes().all(fine) {
-                let wrong = names::regex_error("Invalid path", r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", &[]);
-                e.invalid("managedBy", path, &wrong);
-            }
-        }
-        _ => e.invalid(
-            "managedBy",
-            by,
-            "must be a domain-prefixed path (such as \"acme.io/foo\")",
-        ),
-    }
+    e.domain_prefixed_path("managedBy", by);
     if by.len() > LONGEST {
         e.too_long("managedBy", LONGEST);
     }

@@ -25,7 +25,7 @@ const INGRESS_CLASS: Rules = Rules {
             if s(spec, "controller").len() > 250 {
                 e.too_long("controller", 250);
             }
-            domain_prefixed_path(e, "controller", s(spec, "controller"));
+            e.domain_prefixed_path("controller", s(spec, "controller"));
             e.child(spec, "parameters", |e, p| {
                 if let Some(group) = p.str("apiGroup") {
                     e.format("apiGroup", group, names::dns1123_subdomain);
@@ -144,16 +144,6 @@ pub fn of(kind: &str) -> Rules {
         "ServiceCIDR" => SERVICE_CIDR,
         "EndpointSlice" => SLICE,
         _ => Rules::SUBDOMAIN,
-    }
-}
-
-pub fn domain_prefixed_path(e: &mut Errs, key: &str, path: &str) {
-    if path.is_empty() {
-        return e.required(key, "");
-    }
-    match path.split_once('/') {
-        Some((host, rest)) if !host.is_empty() && !rest.is_empty() => e.format(key, host, names::dns1123_subdomain),
-        _ => e.invalid(key, path, "must be a domain-prefixed path (such as \"acme.io/foo\")"),
     }
 }
 

@@ -569,6 +569,22 @@ fn an_address_of_an_old_form_stays_where_it_was() {
     assert_eq!(told("010.0.0.x", "010.0.0.x").len(), 1);
 }
 
+#[test]
+fn controllers_of_ingresses_have_a_path_below_their_domain() {
+    let told = |controller: &str| {
+        let class = value!({"metadata": {"name": "a"}, "spec": {"controller": (controller)}});
+        create("networking.k8s.io", "IngressClass", class)
+    };
+    assert_eq!(told("a.io/b/c"), [""; 0]);
+    assert_eq!(
+        told("b"),
+        ["spec.controller: Invalid value: \"b\": must be a domain-prefixed path (such as \"acme.io/foo\")"]
+    );
+    let wrong = told("a.io/b c");
+    let why = "spec.controller: Invalid value: \"b c\": Invalid path (regex used for validation is ";
+    assert!(wrong.len() == 1 && wrong[0].starts_with(why), "{wrong:?}");
+}
+
 /// As many as a request can bring: each compared with each took minutes.
 #[test]
 fn long_lists_are_looked_up() {
