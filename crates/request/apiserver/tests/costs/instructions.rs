@@ -75,7 +75,12 @@ fn counts() -> Vec<(&'static str, u64)> {
 
 /// What a file of callgrind's says it counted.
 fn total(file: &Path) -> u64 {
-    let text = std::fs::read_to_string(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    let text = std::fs::read_to_string(file).unwrap_or_else(|e| {
+        panic!(
+            "{}: {e}: was the test linked without its functions' names?",
+            file.display()
+        )
+    });
     let line = text.lines().find_map(|line| line.strip_prefix("totals: "));
     line.and_then(|n| n.trim().parse().ok()).expect("a total")
 }
