@@ -196,3 +196,27 @@ fn maps_of_messages_may_come_in_any_order() {
     assert_eq!(data.keys().map(|k| k.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(data.str("a"), Some("a"));
 }
+
+#[test]
+fn a_text_is_escaped_alike_wherever_its_bytes_stand() {
+    let escaped = |c: char| match c {
+        '"' => "\\\"".to_string(),
+        '\\' => "\\\\".into(),
+        '\n' => "\\n".into(),
+        '\r' => "\\r".into(),
+        '\t' => "\\t".into(),
+        '\u{8}' => "\\b".into(),
+        '\u{c}' => "\\f".into(),
+        '<' | '>' | '&' | '\u{2028}' | '\u{2029}' | ..' ' => format!("\\u{:04x}", c as u32),
+        plain => plain.into(),
+    };
+    let some = (0..0x80).chain([0xe9, 0x2027, 0x2028, 0x2029, 0x20ac, 0x1f600]);
+    for c in some.filter_map(char::from_u32) {
+        for at in 0..18 {
+            let (before, after) = ("x".repeat(at), "~!".repeat((18 - at) / 2));
+            let written = json::encode(&format!("{before}{c}{after}").into());
+            let wanted = format!("\"{before}{}{after}\"", escaped(c));
+            assert_eq!(String::from_utf8(written).unwrap(), wanted);
+        }
+    }
+}

@@ -1,7 +1,8 @@
 //! Stored bytes, and the bytes that clients get: JSON and protobuf, whole objects or their metadata alone.
 
+use crate::columns::Cells;
 use crate::def::{ResourceDef, StorageCodec, StorageDef};
-use crate::recent::Recent;
+use crate::recent::{Recent, Written};
 use crate::resources::crd_v1beta1;
 use crate::strategy::Strategy;
 use async_trait::async_trait;
@@ -23,12 +24,15 @@ pub const META_JSON: Form = Form(2);
 /// The message of `PartialObjectMetadata`.
 pub const META_PROTO: Form = Form(3);
 
-pub fn encode_stored(storage: &StorageDef, object: &Object) -> ApiResult<Bytes> {
+/// `before`: what the object was, and was written to.
+pub fn encode_stored(storage: &StorageDef, object: &Object, before: Option<&Written>) -> ApiResult<Bytes> {
     match storage.codec {
         StorageCodec::Json => Ok(json::encode_map(object).into()),
-        StorageCodec::Protobuf => Ok(proto::encode(object, &storage.schema)
-            .map_err(ApiError::internal)?
-            .into()),
+        StorageCodec::Protobuf => {
+            let before = before.map(|before| (&before.object.0, &before.value[..]));
+            let bytes = proto::encode_after(object, &storage.schema, before);
+            Ok(bytes.map_err(ApiError::internal)?.into())
+        }
     }
 }
 
@@ -258,11 +262,14 @@ fn write_form(schema: &SchemaRef, object: &Object, form: Form, out: &mut Vec<u8>
     }
 }
 
-/// A stored object without its managed fields: for those who look at everything else.
-pub fn decode_unmanaged(storage: &StorageDef, entry: &Entry) -> ApiResult<Object> {
-    if let Ok(envelope) = proto::open(entry.value())
-        && let Ok(object) = envelope.decode_without_managed_fields(&storage.schema)
-    {
+/// A stored object as far as a row's cells look at it, or all of it but its managed fields.
+pub fn decode_for_cells(storage: &StorageDef, cells: &dyn Cells, entry: &Entry) -> ApiResult<Object> {
+    let schema = &storage.schema;
+    let read = |envelope: proto::Envelope| match cells.looks_at(schema) {
+        Some(only) => envelope.decode_only(only),
+        None => envelope.decode_without_managed_fields(schema),
+    };
+    if let Ok(object) = proto::open(entry.value()).and_then(read) {
         return Ok(object);
     }
     let mut object = decode_stored(storage, entry.key(), entry.value(), entry.revision())?;

@@ -1,6 +1,7 @@
 //! Tables as `kubectl get` shows them: column definitions and the cells of a row.
 
-use keelson_api::{Map, Object, Value};
+use keelson_api::codec::proto::Only;
+use keelson_api::{Map, Object, SchemaRef, Value};
 
 /// A column's definition.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +43,10 @@ pub trait Cells: Send + Sync + std::fmt::Debug {
     /// `rows[].conditions` (completed pods).
     fn conditions(&self, _object: &Object) -> Vec<Value> {
         Vec::new()
+    }
+    /// The fields that both look at, where those are few; `schema` is the kind's.
+    fn looks_at(&self, _schema: &SchemaRef) -> Option<&Only> {
+        None
     }
 }
 

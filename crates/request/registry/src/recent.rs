@@ -4,10 +4,11 @@
 //! A value is known by its place in memory, which is held meanwhile, so that whoever asks has the very bytes that were written.
 //! Stores that hand out copies (etcd's, sealed values) find nothing here, and read.
 //!
-//! Objects are not kept: what the server itself puts together needn't be in the form that reading gives (an empty text that is
-//! left out when it is written), and the next update begins with that form.
+//! An object is kept with its value if it is in the form that reading gives: the next update begins with that form. What the server
+//! itself puts together needn't be (an empty text that is left out when it is written), and then the value is read again.
 
 use bytes::Bytes;
+use keelson_api::Object;
 use keelson_cache::Attributes;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
@@ -36,6 +37,14 @@ struct Known {
     since: Instant,
     value: Bytes,
     attributes: Attributes,
+    object: Option<Object>,
+}
+
+/// An object as it was written, and the value that it was written to.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub object: Object,
+    pub value: Bytes,
 }
 
 fn place(value: &[u8]) -> Place {
@@ -43,13 +52,14 @@ fn place(value: &[u8]) -> Place {
 }
 
 impl Recent {
-    /// Before a value goes to the store.
-    pub fn note(&self, value: &Bytes, attributes: Attributes) {
+    /// Before a value goes to the store. `object`: what reading it gives.
+    pub fn note(&self, value: &Bytes, attributes: Attributes, object: Option<Object>) {
         let now = Instant::now();
         let known = Known {
             since: now,
             value: value.clone(),
             attributes,
+            object,
         };
         // What is forgotten is dropped when the lock is free.
         let _forgotten = {
@@ -65,6 +75,15 @@ impl Recent {
     /// What selectors see of a value.
     pub fn attributes(&self, value: &[u8]) -> Option<Attributes> {
         Some(self.0.lock().known.get(&place(value))?.attributes.clone())
+    }
+    /// What reading a value gives.
+    pub fn written(&self, value: &[u8]) -> Option<Written> {
+        let values = self.0.lock();
+        let known = values.known.get(&place(value))?;
+        Some(Written {
+            object: known.object.clone()?,
+            value: known.value.clone(),
+        })
     }
 }
 
@@ -91,7 +110,7 @@ mod tests {
     use super::*;
 
     fn note(recent: &Recent, value: &Bytes) {
-        recent.note(value, Attributes::default());
+        recent.note(value, Attributes::default(), None);
     }
 
     #[test]

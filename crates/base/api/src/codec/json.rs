@@ -539,9 +539,33 @@ const PLAIN: [bool; 256] = {
     plain
 };
 
+/// Whether all of eight bytes are [`PLAIN`] and ASCII.
+fn are_plain(eight: &[u8; 8]) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGHS: u64 = ONES << 7;
+    let text = u64::from_ne_bytes(*eight);
+    // A byte's highest bit says that it is below; bytes above the first one that is may say so as well.
+    let below = |n: u64, text: u64| text.wrapping_sub(ONES * n) & !text;
+    let is = |byte: u8, text: u64| below(1, text ^ (ONES * u64::from(byte)));
+    // Two that differ in one bit each: quote and ampersand, the angles.
+    let quotes = is(b'"', text & !(ONES * u64::from(b'"' ^ b'&')));
+    let angles = is(b'<', text & !(ONES * u64::from(b'<' ^ b'>')));
+    (text | below(0x20, text) | quotes | angles | is(b'\\', text)) & HIGHS == 0
+}
+
 pub(super) fn write_string(s: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let bytes = s.as_bytes();
+    let (eights, rest) = bytes.as_chunks();
+    if eights.iter().all(are_plain) && rest.iter().all(|b| PLAIN[usize::from(*b)]) {
+        out.extend_from_slice(bytes);
+    } else {
+        write_escaped(bytes, out);
+    }
+    out.push(b'"');
+}
+
+fn write_escaped(bytes: &[u8], out: &mut Vec<u8>) {
     let mut start = 0;
     for (i, &b) in bytes.iter().enumerate() {
         if PLAIN[usize::from(b)] {
@@ -569,5 +593,4 @@ pub(super) fn write_string(s: &str, out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(&bytes[start..]);
-    out.push(b'"');
 }

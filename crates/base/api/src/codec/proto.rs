@@ -2,11 +2,13 @@
 //!
 //! `apiVersion` and `kind` of an object stand in the envelope only; items of a list have none.
 
+use super::proto_before::Known;
 use super::proto_decode::Decoder;
 use super::proto_encode::Encoder;
 use super::proto_json::Transcoder;
 pub use super::proto_only::Only;
 pub use super::proto_parts::{Revised, field_at, revised, revised_metadata};
+pub use super::proto_same::reads_back;
 use super::wire::{Reader, Writer};
 use super::{DecodeError, EncodeError};
 use crate::value::Map;
@@ -144,19 +146,25 @@ pub fn encode_message(map: &Map, schema: &SchemaRef) -> Result<Vec<u8>, EncodeEr
     let mut w = Writer {
         out: Vec::with_capacity(1024),
     };
-    Encoder::new(&schema.schema).message(schema.ty, map, &mut w)?;
+    Encoder::new(&schema.schema).message(schema.ty, map, None, &mut w)?;
     Ok(w.out)
 }
 
 /// Encodes an object in its envelope; `apiVersion` and `kind` are the object's own.
 pub fn encode(map: &Map, schema: &SchemaRef) -> Result<Vec<u8>, EncodeError> {
+    encode_after(map, schema, None)
+}
+
+/// The same of what has become of an object that was encoded before, and is `before`, to these bytes: what both share is copied.
+pub fn encode_after(map: &Map, schema: &SchemaRef, before: Option<(&Map, &[u8])>) -> Result<Vec<u8>, EncodeError> {
     let text = |key| map.str(key).unwrap_or_default();
+    let known = before.and_then(|(map, bytes)| Some(Known::new(map, open(bytes).ok()?.raw)));
     let mut w = Writer {
-        out: Vec::with_capacity(1024),
+        out: Vec::with_capacity(before.map_or(1024, |(_, bytes)| bytes.len() + 256)),
     };
     w.out.extend_from_slice(MAGIC);
     seal(text("apiVersion"), text("kind"), &mut w, |w| {
-        Encoder::new(&schema.schema).message(schema.ty, map, w)
+        Encoder::new(&schema.schema).message(schema.ty, map, known, w)
     })?;
     Ok(w.out)
 }

@@ -1,5 +1,8 @@
 //! Values to protobuf messages, by schema, byte for byte as upstream's generated code writes them.
+//!
+//! Whoever has written an object before says so: what another shares with it is copied from its message.
 
+use super::proto_before::{Before, Known};
 use super::wire::{Writer, base64_decode};
 use super::{EncodeError, MAX_DEPTH, json, proto_schema_props};
 use crate::schema::{Field, FieldType, Schema, TypeId, Wire, prefix};
@@ -30,7 +33,12 @@ impl<'s> Encoder<'s> {
         }
     }
 
-    pub fn message(&mut self, id: TypeId, map: &Map, w: &mut Writer) -> Result<(), EncodeError> {
+    /// `known`: what was written of another value in this place.
+    pub fn message(&mut self, id: TypeId, map: &Map, known: Option<Known>, w: &mut Writer) -> Result<(), EncodeError> {
+        if let Some(written) = known.and_then(|known| known.of_map(map)) {
+            w.out.extend_from_slice(written);
+            return Ok(());
+        }
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err(EncodeError("exceeded max depth".into()));
@@ -55,15 +63,20 @@ impl<'s> Encoder<'s> {
                 i += 1;
             }
         }
+        let mut before = Before::new(known);
         for (number, wire) in &def.wire {
             match wire {
                 // Inlined messages aren't pointers: they are written even when nothing in them is set.
-                Wire::Inline(inner) => w.field_message(*number, |w| self.message(*inner, map, w))?,
+                Wire::Inline(inner) => {
+                    let known = before.inlined(*number);
+                    w.field_message(*number, |w| self.message(*inner, map, known, w))?;
+                }
                 Wire::Field(i) => {
                     let i = *i;
                     let field = &def.fields[i];
                     let place = self.places[first + i] as usize;
-                    self.field(field, if place == 0 { None } else { map.nth(place - 1) }, w)?;
+                    let value = if place == 0 { None } else { map.nth(place - 1) };
+                    self.field(field, value, &mut before, w)?;
                 }
             }
         }
@@ -72,7 +85,13 @@ impl<'s> Encoder<'s> {
         Ok(())
     }
 
-    fn field(&mut self, field: &'s Field, value: Option<&Value>, w: &mut Writer) -> Result<(), EncodeError> {
+    fn field(
+        &mut self,
+        field: &'s Field,
+        value: Option<&Value>,
+        before: &mut Before,
+        w: &mut Writer,
+    ) -> Result<(), EncodeError> {
         let number = field.number;
         match (&field.ty, value) {
             (FieldType::List(element), Some(Value::Array(items))) => {
@@ -80,22 +99,33 @@ impl<'s> Encoder<'s> {
                     return w.field_message(number, |w| {
                         items
                             .iter()
-                            .try_for_each(|v| self.scalar(1, element, Some(v), field, w))
+                            .try_for_each(|v| self.scalar(1, element, Some(v), None, field, w))
                     });
                 }
-                items
-                    .iter()
-                    .try_for_each(|v| self.scalar(number, element, Some(v), field, w))
+                let mut old = before.items(field);
+                for v in items {
+                    let known = old.next().and_then(|old| before.next(number, old, v));
+                    self.scalar(number, element, Some(v), known, field, w)?;
+                }
+                Ok(())
             }
-            (FieldType::Map(ty), Some(Value::Object(map))) => map.iter().try_for_each(|(k, v)| {
-                w.field_message(number, |w| {
-                    w.field_bytes(1, k.as_bytes());
-                    self.map_value(ty, v, field, w)
+            (FieldType::Map(ty), Some(Value::Object(map))) => {
+                if before.copies_all(field, map, w) {
+                    return Ok(());
+                }
+                map.iter().try_for_each(|(k, v)| {
+                    w.field_message(number, |w| {
+                        w.field_bytes(1, k.as_bytes());
+                        self.map_value(ty, v, field, w)
+                    })
                 })
-            }),
+            }
             (FieldType::List(_) | FieldType::Map(_) | FieldType::Bytes, None) => Ok(()),
             (_, None) if field.pointer => Ok(()),
-            (ty, value) => self.scalar(number, ty, value, field, w),
+            (ty, value) => {
+                let known = value.and_then(|v| before.next_of(field, v));
+                self.scalar(number, ty, value, known, field, w)
+            }
         }
     }
 
@@ -104,12 +134,12 @@ impl<'s> Encoder<'s> {
             (FieldType::List(element), Value::Array(items)) => w.field_message(2, |w| {
                 items
                     .iter()
-                    .try_for_each(|item| self.scalar(1, element, Some(item), field, w))
+                    .try_for_each(|item| self.scalar(1, element, Some(item), None, field, w))
             }),
             (FieldType::List(_), _) => w.field_message(2, |_| Ok(())),
             // Go leaves out nil bytes of a map.
             (FieldType::Bytes, Value::Null) => Ok(()),
-            _ => self.scalar(2, ty, Some(v).filter(|v| !v.is_null()), field, w),
+            _ => self.scalar(2, ty, Some(v).filter(|v| !v.is_null()), None, field, w),
         }
     }
 
@@ -119,6 +149,7 @@ impl<'s> Encoder<'s> {
         number: u32,
         ty: &'s FieldType,
         value: Option<&Value>,
+        known: Option<Known>,
         field: &'s Field,
         w: &mut Writer,
     ) -> Result<(), EncodeError> {
@@ -137,7 +168,7 @@ impl<'s> Encoder<'s> {
                     Some(v) => return refuse(v),
                     None => &EMPTY,
                 };
-                w.field_message(number, |w| self.message(*id, map, w))?;
+                w.field_message(number, |w| self.message(*id, map, known, w))?;
             }
             FieldType::Bool => match value {
                 Some(Value::Bool(b)) => w.field_varint(number, u64::from(*b)),
@@ -157,6 +188,11 @@ impl<'s> Encoder<'s> {
                 None => w.field_fixed64(number, 0),
             },
             FieldType::RawExtension | FieldType::FieldsV1 => w.field_message(number, |w| {
+                let written = value.and_then(Value::as_object).zip(known);
+                if let Some(written) = written.and_then(|(map, known)| known.of_map(map)) {
+                    w.out.extend_from_slice(written);
+                    return Ok(());
+                }
                 let known = value.and_then(|v| self.schema.field_sets.written(v));
                 match (value, known) {
                     (Some(_), Some(known)) => w.field_bytes(1, &known),

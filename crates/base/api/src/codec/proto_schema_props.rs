@@ -49,7 +49,7 @@ pub(super) fn encode(e: &mut Encoder, format: &str, value: Option<&Value>, w: &m
     let refuse = |v: &Value| EncodeError(format!("a {} has no place in a {format}", v.type_name()));
     let mut schema = |number, map: &Map, w: &mut Writer| {
         let id = props(e.schema).ok_or_else(no_props)?;
-        w.field_message(number, |w| e.message(id, map, w))
+        w.field_message(number, |w| e.message(id, map, None, w))
     };
     match (format, value) {
         ("JSON", value) => {

@@ -343,6 +343,37 @@ impl Set {
         );
         out
     }
+    /// [`union`](Self::union) of sets that nobody needs any more.
+    pub fn joined(self, other: Set) -> Set {
+        match (self.is_empty(), other.is_empty()) {
+            (true, _) => other,
+            (_, true) => self,
+            _ => self.union(&other),
+        }
+    }
+    /// [`difference`](Self::difference) of a set that nobody needs any more.
+    pub fn without(mut self, other: &Set) -> Set {
+        self.members.retain(|step| !other.has_member(step));
+        self.children.retain_mut(|(step, below)| {
+            let Some(other) = other.child(step) else { return true };
+            *below = std::mem::take(below).without(other);
+            !below.is_empty()
+        });
+        self
+    }
+    /// [`recursive_difference`](Self::recursive_difference) of a set that nobody needs any more.
+    pub fn recursively_without(mut self, other: &Set) -> Set {
+        self.members.retain(|step| !other.has_member(step));
+        self.children.retain_mut(|(step, below)| {
+            if other.has_member(step) {
+                return false;
+            }
+            let Some(other) = other.child(step) else { return true };
+            *below = std::mem::take(below).recursively_without(other);
+            !below.is_empty()
+        });
+        self
+    }
     fn difference_members(&self, other: &Set) -> Set {
         Set {
             members: merge_sorted(&self.members, &other.members, Ord::cmp, |a, b| {

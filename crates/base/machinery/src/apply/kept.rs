@@ -1,4 +1,5 @@
-//! Updates that leave most ownership as it is: what they don't touch stays as it is written, and is never read.
+//! Updates that leave most ownership as it is: what they don't touch stays as it is written, and is never read. And creations, where there
+//! is none yet.
 
 use super::fieldpath::Set;
 use super::managed::MAX_UPDATE_MANAGERS;
@@ -66,6 +67,16 @@ fn text<'a>(map: &'a Map, key: &str) -> &'a str {
 }
 
 impl FieldManager<'_> {
+    /// The entries of a new object that came with none: whoever makes it owns what it says.
+    pub(super) fn first_written(&self, new: &Value, manager: &str) -> Option<Value> {
+        let manager = if manager.is_empty() { "unknown" } else { manager };
+        let compared = typed::compare(&self.empty_object(), new, self.schema).ok()?;
+        let compared = compared.exclude(self.reset_fields);
+        let taken = compared.modified.joined(compared.added).without(&STRIPPED);
+        let first = || self.first_entry(&taken, manager).written.into_owned();
+        (!taken.is_empty()).then(|| vec![Value::Object(first())].into())
+    }
+
     /// The entries after an update by `manager`. `None`: they have to be read.
     pub(super) fn update_written(
         &self,
@@ -84,7 +95,7 @@ impl FieldManager<'_> {
         }
         let compared = typed::compare(live, new, self.schema).ok()?;
         let compared = compared.exclude(self.reset_fields);
-        let changed = compared.modified.union(&compared.added);
+        let changed = compared.modified.joined(compared.added);
         let (gone, taken) = (compared.removed, changed.difference(&STRIPPED));
         let stripped = changed.intersection(&STRIPPED);
         let mut left = Vec::with_capacity(entries.len() + 1);

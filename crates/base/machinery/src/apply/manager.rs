@@ -100,7 +100,7 @@ impl FieldManager<'_> {
         ManagerId::new(manager, apply, self.api_version, self.subresource)
     }
 
-    fn empty_object(&self) -> Value {
+    pub(super) fn empty_object(&self) -> Value {
         let mut v = canonical::fill_zero(self.schema);
         v.set_at(&["apiVersion"], self.api_version);
         v.set_at(&["kind"], self.kind);
@@ -113,6 +113,13 @@ impl FieldManager<'_> {
     /// stay as they are written, if they are written as we do.
     pub fn update(&self, live: &Value, mut new: Value, manager: &str) -> Value {
         let asked = new.remove_at(&["metadata", "managedFields"]);
+        let says_none = || asked.is_none() || is_reset(asked.as_ref()) || !self.subresource.is_empty();
+        if live.is_null() && says_none() {
+            if let Some(first) = self.first_written(&new, manager) {
+                new.set_at(&["metadata", "managedFields"], first);
+            }
+            return new;
+        }
         let said = match &asked {
             asked if self.subresource.is_empty() && is_reset(asked.as_ref()) => None,
             Some(Value::Array(asked)) if self.subresource.is_empty() => Some(asked),

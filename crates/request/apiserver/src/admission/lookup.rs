@@ -87,8 +87,16 @@ impl Lookup {
     }
     /// All objects of a namespace (empty: of all), as new as the store.
     pub async fn list(&self, group: &str, resource: &str, namespace: &str) -> ApiResult<Vec<Object>> {
-        self.engine
-            .list_objects(&self.cx(group, resource, namespace, "")?, &ListOptions::default())
-            .await
+        let cx = self.cx(group, resource, namespace, "")?;
+        if cx.def.custom || cx.def.converter.is_some() {
+            return self.engine.list_objects(&cx, &ListOptions::default()).await;
+        }
+        let page = self.engine.list(&cx, &ListOptions::default()).await;
+        let entries = page.map_err(|e| e.error)?.entries;
+        let mut objects = Vec::with_capacity(entries.len());
+        for entry in entries {
+            objects.push(self.decoded(&cx.def, entry).await?);
+        }
+        Ok(objects)
     }
 }

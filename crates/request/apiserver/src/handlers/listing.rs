@@ -231,7 +231,7 @@ impl Objects {
         if self.def.custom || !self.def.is_storage_version() || self.include == "Object" {
             return None;
         }
-        let object = codec::decode_unmanaged(storage, entry).ok()?;
+        let object = codec::decode_for_cells(storage, &*self.def.columns.cells, entry).ok()?;
         let mut row = json::encode_map(&table::cells(&self.def, &object, self.now));
         row.pop();
         out.append(&mut row);

@@ -94,7 +94,7 @@ impl Engine {
     pub(super) async fn insert(&self, cx: &Cx, obj: &Object) -> ApiResult<Option<Revision>> {
         let storage = storage(cx)?;
         let key = storage.key(obj.namespace(), obj.name());
-        let value = self.encode(cx, storage, obj).await?;
+        let value = self.encode(cx, storage, obj, None).await?;
         if cx.dry_run {
             let asked = self.store.get(key.as_bytes(), None);
             let there = self.asked(&storage.resource, "get", asked).await;

@@ -183,10 +183,11 @@ impl Engine {
                 object,
                 revision: current.revision,
                 is_stale: current.is_stale,
+                written: None,
             }));
         }
         let storage = storage(cx)?;
-        let value = self.encode(cx, storage, &object).await?;
+        let value = self.encode(cx, storage, &object, Some(current)).await?;
         let key = storage.key(&cx.namespace, &cx.name);
         let expect = Expect::ModRevision(current.revision);
         let asked = self.store.put(key.into(), value, expect, None);
@@ -198,6 +199,7 @@ impl Engine {
                     object,
                     revision,
                     is_stale: false,
+                    written: None,
                 }))
             }
             Outcome::Conflict { current: Some(kv), .. } => Ok(Err(Some(self.decode(&cx.def, &kv).await?))),

@@ -19,10 +19,11 @@ use crate::codec;
 use crate::context::Cx;
 use crate::convert::convert_one;
 use crate::def::{ResourceDef, StorageCodec, StorageDef};
-use crate::recent::Recent;
+use crate::recent::{Recent, Written};
 use crate::resources::{NodePorts, ServiceRanges};
 use crate::table::ResourceTable;
 use bytes::Bytes;
+use keelson_api::codec::proto;
 use keelson_api::{ApiError, ApiResult, Object, Reason, Str};
 use keelson_cache::{Cache, Forms};
 use keelson_store::{KeyValue, Revision, Store};
@@ -53,6 +54,8 @@ pub struct Current {
     pub revision: Revision,
     /// A write changes what is stored even if the object stays as it is: its version, or how it is sealed.
     pub is_stale: bool,
+    /// What the server has written of it, if that was lately: what doesn't change is not written anew.
+    written: Option<Written>,
 }
 
 impl Engine {
@@ -138,7 +141,11 @@ impl Engine {
             .storage
             .as_ref()
             .ok_or_else(|| ApiError::internal("a virtual resource has no stored form"))?;
-        let mut object = codec::decode_stored(storage, key, bytes, revision)?;
+        let written = self.recent.written(bytes);
+        let mut object = match &written {
+            Some(written) => written.object.clone(),
+            None => codec::decode_stored(storage, key, bytes, revision)?,
+        };
         let is_stale = !storage.version.is_of(object.api_version());
         if let Some(c) = &def.converter {
             object = convert_one(c.as_ref(), object, &def.api_version()).await?;
@@ -151,21 +158,32 @@ impl Engine {
             object,
             revision,
             is_stale,
+            written,
         })
     }
 
-    /// An object as the store keeps it: in the storage version, without its revision. It is about to be written.
-    async fn encode(&self, cx: &Cx, storage: &StorageDef, object: &Object) -> ApiResult<Bytes> {
+    /// An object as the store keeps it: in the storage version, without its revision. It is about to be written in place of `current`.
+    async fn encode(
+        &self,
+        cx: &Cx,
+        storage: &StorageDef,
+        object: &Object,
+        current: Option<&Current>,
+    ) -> ApiResult<Bytes> {
         let mut stored = object.clone();
         stored.set_meta("resourceVersion", "");
         stored.set_meta("selfLink", "");
         if let Some(c) = &cx.def.converter {
             stored = convert_one(c.as_ref(), stored, &storage.version.api_version()).await?;
         }
-        let value = codec::encode_stored(storage, &stored)?;
+        let before = current.and_then(|current| current.written.as_ref());
+        let value = codec::encode_stored(storage, &stored, before)?;
         // Definitions of custom resources change, and with them what is known of their objects.
         if !cx.dry_run && storage.codec == StorageCodec::Protobuf {
-            self.recent.note(&value, codec::attributes_in(storage, &stored));
+            let attributes = codec::attributes_in(storage, &stored);
+            let known = before.map(|before| &before.object.0);
+            let reads_back = proto::reads_back(&stored, &storage.schema, known);
+            self.recent.note(&value, attributes, reads_back.then_some(stored));
         }
         Ok(value)
     }

@@ -238,7 +238,7 @@ impl Engine {
             return Ok(Attempt::Same(new));
         }
         let storage = storage(cx)?;
-        let value = self.encode(cx, storage, &new).await?;
+        let value = self.encode(cx, storage, &new, Some(current)).await?;
         if cx.dry_run {
             return Ok(Attempt::Done(new, false));
         }
@@ -299,7 +299,7 @@ impl Engine {
             return Ok(Some(new));
         }
         let storage = storage(cx)?;
-        let value = self.encode(cx, storage, &new).await?;
+        let value = self.encode(cx, storage, &new, Some(current)).await?;
         let key = storage.key(&cx.namespace, &cx.name);
         let expect = Expect::ModRevision(current.revision);
         let asked = self.store.put(key.into(), value, expect, None);

@@ -21,7 +21,7 @@ impl Comparison {
     pub fn exclude(self, excluded: &Set) -> Comparison {
         let without = |set: Set| match set.is_empty() || excluded.is_empty() {
             true => set,
-            false => set.recursive_difference(excluded),
+            false => set.recursively_without(excluded),
         };
         Comparison {
             removed: without(self.removed),

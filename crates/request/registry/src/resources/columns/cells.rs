@@ -1,6 +1,8 @@
 //! What the cells of many kinds share: ages, lists, containers, selectors.
 
+use super::pod;
 use keelson_api::{Map, Object, Value};
+use std::cell::OnceCell;
 
 /// A column and how its cell is computed.
 #[derive(Debug)]
@@ -66,9 +68,15 @@ pub const UNKNOWN: &str = "<unknown>";
 pub struct Row<'a> {
     pub object: &'a Object,
     pub now: jiff::Timestamp,
+    /// What several cells of a pod say parts of.
+    pub pod: OnceCell<pod::Summary>,
 }
 
 impl<'a> Row<'a> {
+    pub fn new(object: &'a Object, now: jiff::Timestamp) -> Self {
+        let pod = OnceCell::new();
+        Row { object, now, pod }
+    }
     pub fn at(&self, path: &str) -> Option<&'a Value> {
         let mut parts = path.split('.');
         let first = self.object.get(parts.next()?)?;

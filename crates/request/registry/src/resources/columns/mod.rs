@@ -10,8 +10,9 @@ mod workloads;
 
 use crate::columns::{Cells, Column, Columns};
 use cells::{Col, Row};
-use keelson_api::{Object, Value};
-use std::sync::Arc;
+use keelson_api::codec::proto::Only;
+use keelson_api::{Object, SchemaRef, Value};
+use std::sync::{Arc, OnceLock};
 
 /// The columns of a built-in kind; name and creation time where upstream has none of its own.
 pub fn of(group: &str, kind: &str) -> Columns {
@@ -24,6 +25,7 @@ pub fn of(group: &str, kind: &str) -> Columns {
             cells: Arc::new(Listed {
                 table,
                 pod: group.is_empty() && kind == "Pod",
+                only: OnceLock::new(),
             }),
         },
         None => Columns::default(),
@@ -44,14 +46,19 @@ fn table(group: &str, kind: &str) -> Option<&'static [Col]> {
 struct Listed {
     table: &'static [Col],
     pod: bool,
+    only: OnceLock<Option<Only>>,
 }
 
 impl Cells for Listed {
     fn cells(&self, object: &Object, now: jiff::Timestamp) -> Vec<Value> {
-        let row = Row { object, now };
+        let row = Row::new(object, now);
         self.table.iter().map(|c| (c.cell)(&row)).collect()
     }
     fn conditions(&self, object: &Object) -> Vec<Value> {
         if self.pod { pod::conditions(object) } else { Vec::new() }
+    }
+    fn looks_at(&self, schema: &SchemaRef) -> Option<&Only> {
+        let only = || self.pod.then(|| Only::new(schema, pod::LOOKS_AT)).flatten();
+        self.only.get_or_init(only).as_ref()
     }
 }

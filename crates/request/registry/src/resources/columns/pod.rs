@@ -9,7 +9,7 @@ pub const POD: &[Col] = &[
         let s = summary(r);
         format!("{}/{}", s.ready, s.total).into()
     }),
-    text("Status", |r| summary(r).reason.into()),
+    text("Status", |r| summary(r).reason.as_str().into()),
     text("Restarts", |r| restarts(r).into()),
     AGE,
     wide("IP", |r| {
@@ -23,7 +23,39 @@ pub const POD: &[Col] = &[
     wide("Readiness Gates", gates),
 ];
 
-struct Summary {
+/// What the cells look at, by type.
+pub const LOOKS_AT: &[(&str, &[&str])] = &[
+    (
+        "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta",
+        &["name", "creationTimestamp", "deletionTimestamp"],
+    ),
+    (
+        "io.k8s.api.core.v1.PodSpec",
+        &["nodeName", "containers", "initContainers", "readinessGates"],
+    ),
+    ("io.k8s.api.core.v1.Container", &["name", "restartPolicy"]),
+    (
+        "io.k8s.api.core.v1.PodStatus",
+        &[
+            "phase",
+            "reason",
+            "conditions",
+            "containerStatuses",
+            "initContainerStatuses",
+            "podIP",
+            "podIPs",
+            "nominatedNodeName",
+        ],
+    ),
+    ("io.k8s.api.core.v1.PodCondition", &["type", "status", "reason"]),
+    (
+        "io.k8s.api.core.v1.ContainerStatus",
+        &["name", "ready", "restartCount", "started", "state", "lastState"],
+    ),
+];
+
+#[derive(Debug)]
+pub struct Summary {
     ready: usize,
     total: usize,
     reason: String,
@@ -71,7 +103,11 @@ fn count(status: &Value) -> i64 {
     status.get("restartCount").and_then(Value::as_i64).unwrap_or(0)
 }
 
-fn summary(r: &Row) -> Summary {
+fn summary<'r>(r: &'r Row) -> &'r Summary {
+    r.pod.get_or_init(|| summed(r))
+}
+
+fn summed(r: &Row) -> Summary {
     let mut s = Summary {
         ready: 0,
         total: r.list("spec.containers").len(),
@@ -209,20 +245,45 @@ pub fn conditions(pod: &Object) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keelson_api::builtin::builtin_kind_at;
+    use keelson_api::codec::proto;
 
     fn shown(status: serde_json::Value) -> String {
         let pod = serde_json::json!({
             "metadata": {"name": "p", "creationTimestamp": "2026-01-01T00:00:00Z"},
-            "spec": {"containers": [{"name": "a"}, {"name": "b"}], "initContainers": [{"name": "i"}]},
+            "spec": {"containers": [{"name": "a"}, {"name": "b"}], "initContainers": [{"name": "i"}],
+                "nodeName": "n", "readinessGates": [{"conditionType": "g"}, {"conditionType": "h"}]},
             "status": status,
         });
         let object: Object = serde_json::from_value(pod).unwrap();
         let now = "2026-01-01T00:05:30Z".parse().unwrap();
-        let row = Row { object: &object, now };
+        let row = Row::new(&object, now);
+        let schema = builtin_kind_at("v1", "Pod").unwrap();
+        let only = proto::Only::new(&schema, LOOKS_AT).unwrap();
+        let bytes = proto::encode(&object, &schema).unwrap();
+        let some = proto::open(&bytes).unwrap().decode_only(&only).unwrap();
+        let all = |row: &Row| POD.iter().map(|c| (c.cell)(row)).collect::<Vec<_>>();
+        assert_eq!(all(&Row::new(&some, now)), all(&row), "{some:?}");
+        assert_eq!(conditions(&some), conditions(&object));
         let cells = POD[..5]
             .iter()
             .map(|c| (c.cell)(&row).as_str().unwrap_or_default().to_string());
         cells.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn whatever_a_cell_looks_at_is_read() {
+        let conditions = serde_json::json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"},
+            {"type": "Initialized", "status": "True"}, {"type": "Ready", "status": "True"}, {"type": "g", "status": "True"}]);
+        let ended = serde_json::json!({"name": "a", "state": {"terminated": {"signal": 9}}});
+        for status in [
+            serde_json::json!({"phase": "Succeeded", "reason": "NodeLost", "podIP": "10.0.0.1", "nominatedNodeName": "n"}),
+            serde_json::json!({"phase": "Failed", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.2"}], "conditions": conditions}),
+            serde_json::json!({"phase": "Running", "conditions": conditions, "containerStatuses": [ended],
+                "initContainerStatuses": [{"name": "i", "started": true, "ready": true, "restartCount": 2}]}),
+        ] {
+            shown(status);
+        }
     }
 
     #[test]

@@ -444,7 +444,7 @@ fn what_is_stored_reads_back_as_it_was() {
             continue;
         };
         let storage = def.storage.as_ref().unwrap();
-        let back = decode_stored(storage, b"", &encode_stored(storage, &object).unwrap(), 1).unwrap();
+        let back = decode_stored(storage, b"", &encode_stored(storage, &object, None).unwrap(), 1).unwrap();
         for (key, value) in &object.0 {
             assert_eq!(back.get(key), Some(value), "{kind}.{key}");
         }
