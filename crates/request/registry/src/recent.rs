@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 /// How long something is kept: what follows a write follows soon.
 const KEPT: Duration = Duration::from_secs(5);
-/// The most bytes of values.
+/// The most bytes of values; objects take some ten times as much.
 const MOST_BYTES: usize = 1 << 20;
 
 #[derive(Default)]
@@ -52,8 +52,9 @@ fn place(value: &[u8]) -> Place {
 }
 
 impl Recent {
-    /// Before a value goes to the store. `object`: what reading it gives.
-    pub fn note(&self, value: &Bytes, attributes: Attributes, object: Option<Object>) {
+    /// Before a value goes to the store. `object`: what reading it gives. `before`: a value that it takes the place of, which nobody
+    /// will ask for any more.
+    pub fn note(&self, value: &Bytes, attributes: Attributes, object: Option<Object>, before: Option<&Bytes>) {
         let now = Instant::now();
         let known = Known {
             since: now,
@@ -64,12 +65,13 @@ impl Recent {
         // What is forgotten is dropped when the lock is free.
         let _forgotten = {
             let mut values = self.0.lock();
+            let replaced = before.and_then(|before| values.remove(place(before)));
             values.order.push_back((place(value), now));
-            let before = values.known.insert(place(value), known);
-            if before.is_none() {
+            let noted = values.known.insert(place(value), known);
+            if noted.is_none() {
                 values.bytes += value.len();
             }
-            (before, values.forget(now))
+            (replaced, noted, values.forget(now))
         };
     }
     /// What selectors see of a value.
@@ -88,6 +90,12 @@ impl Recent {
 }
 
 impl Values {
+    fn remove(&mut self, place: Place) -> Option<Known> {
+        let known = self.known.remove(&place)?;
+        self.bytes -= known.value.len();
+        Some(known)
+    }
+
     fn forget(&mut self, now: Instant) -> Vec<Known> {
         let mut forgotten = Vec::new();
         while let Some((place, since)) = self.order.front()
@@ -95,9 +103,9 @@ impl Values {
         {
             // It may have been noted again since.
             let is_last = self.known.get(place).is_some_and(|known| known.since == *since);
-            if is_last && let Some(known) = self.known.remove(place) {
-                self.bytes -= known.value.len();
-                forgotten.push(known);
+            let place = *place;
+            if is_last {
+                forgotten.extend(self.remove(place));
             }
             self.order.pop_front();
         }
@@ -110,7 +118,7 @@ mod tests {
     use super::*;
 
     fn note(recent: &Recent, value: &Bytes) {
-        recent.note(value, Attributes::default(), None);
+        recent.note(value, Attributes::default(), None, None);
     }
 
     #[test]
@@ -134,6 +142,25 @@ mod tests {
         note(&recent, &last);
         assert!(recent.attributes(&values[2]).is_none() && recent.attributes(&last).is_some());
         assert_eq!(recent.0.lock().bytes, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_another_takes_the_place_of_is_forgotten() {
+        let recent = Recent::default();
+        let values: Vec<Bytes> = (0..100).map(|_| Bytes::from(vec![0u8; MOST_BYTES / 3])).collect();
+        note(&recent, &values[0]);
+        let others = &values[1..];
+        note(&recent, &others[0]);
+        for pair in others.windows(2) {
+            recent.note(&pair[1], Attributes::default(), Some(Object::new()), Some(&pair[0]));
+            assert!(recent.attributes(&pair[0]).is_none() && recent.written(&pair[1]).is_some());
+        }
+        assert!(recent.attributes(&values[0]).is_some() && recent.written(&values[0]).is_none());
+        assert_eq!(recent.0.lock().bytes, 2 * (MOST_BYTES / 3));
+        tokio::time::advance(2 * KEPT).await;
+        note(&recent, &Bytes::from(vec![1u8]));
+        assert_eq!(recent.0.lock().bytes, 1);
+        assert_eq!(recent.0.lock().order.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]

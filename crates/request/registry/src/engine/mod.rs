@@ -183,7 +183,9 @@ impl Engine {
             let attributes = codec::attributes_in(storage, &stored);
             let known = before.map(|before| &before.object.0);
             let reads_back = proto::reads_back(&stored, &storage.schema, known);
-            self.recent.note(&value, attributes, reads_back.then_some(stored));
+            let replaced = before.map(|before| &before.value);
+            self.recent
+                .note(&value, attributes, reads_back.then_some(stored), replaced);
         }
         Ok(value)
     }
