@@ -17,6 +17,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-oci", &[]),
     ("keelson-devices", &["keelson-grpc"]),
     ("keelson-clock", &[]),
+    ("keelson-follow", &[]),
     ("keelson-listen", &[]),
     ("keelson-measure", &[]),
     ("keelson-trace", &["keelson-grpc"]),
@@ -24,14 +25,26 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-zpages", &["keelson-api", "keelson-clock", "keelson-sys"]),
     (
         "keelson-client",
-        &["keelson-clock", "keelson-measure", "keelson-pki", "keelson-trace"],
+        &[
+            "keelson-clock",
+            "keelson-follow",
+            "keelson-measure",
+            "keelson-pki",
+            "keelson-trace",
+        ],
     ),
     ("keelson-balancing", &["keelson-client"]),
     ("keelson-store", &[]),
     ("keelson-past", &["keelson-clock", "keelson-store"]),
     (
         "keelson-seal",
-        &["keelson-api", "keelson-clock", "keelson-pki", "keelson-store"],
+        &[
+            "keelson-api",
+            "keelson-clock",
+            "keelson-follow",
+            "keelson-pki",
+            "keelson-store",
+        ],
     ),
     ("keelson-cache", &["keelson-api", "keelson-store"]),
     (
@@ -60,6 +73,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-registry",
             "keelson-client",
             "keelson-clock",
+            "keelson-follow",
             "keelson-listen",
             "keelson-measure",
             "keelson-sys",
@@ -97,6 +111,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-cri",
             "keelson-csi",
             "keelson-devices",
+            "keelson-follow",
             "keelson-grpc",
             "keelson-listen",
             "keelson-pki",
@@ -134,7 +149,10 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ),
     // Sessions and routes, of no cluster.
     ("keelson-bgp", &["keelson-sys"]),
-    ("keelson-dns", &["keelson-client", "keelson-measure", "keelson-sys"]),
+    (
+        "keelson-dns",
+        &["keelson-client", "keelson-follow", "keelson-measure", "keelson-sys"],
+    ),
     (
         "keelson-gateway",
         &["keelson-client", "keelson-clock", "keelson-listen"],
@@ -152,7 +170,10 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         ],
     ),
     // Files of a directory become objects, by the API alone.
-    ("keelson-addons", &["keelson-api", "keelson-client", "keelson-clock"]),
+    (
+        "keelson-addons",
+        &["keelson-api", "keelson-client", "keelson-clock", "keelson-follow"],
+    ),
     // Files, JSON and places: whoever makes a backup brings the rest.
     ("keelson-backup", &[]),
     // Texts and JSON: whoever asks for the past brings it.

@@ -5,7 +5,7 @@
 //! over or a server doesn't take it any more.
 
 use crate::factory::ClientFactory;
-use crate::kubeconfig::{self, load};
+use crate::kubeconfig::load;
 use crate::objects::Objects;
 use crate::rest::{Error, JSON, Rest, Result, is_already_exists, is_not_found};
 use http::{HeaderValue, Method, Request, StatusCode, header};
@@ -37,12 +37,9 @@ pub struct Accounts {
 impl Accounts {
     /// Must be called within a tokio runtime.
     pub async fn new(file: &Path) -> anyhow::Result<Accounts> {
-        let config = load(file, None).await?;
+        let loaded = load(file, None).await?;
         let nobody = |config: &mut kube::Config| config.auth_info = Default::default();
-        Ok(Accounts::of(
-            kubeconfig::client(config.clone(), file, None, |_| {})?,
-            kubeconfig::client(config, file, None, nobody)?,
-        ))
+        Ok(Accounts::of(loaded.client(|_| {})?, loaded.client(nobody)?))
     }
 
     fn of(own: kube::Client, bare: kube::Client) -> Accounts {

@@ -1,12 +1,12 @@
 //! Where clients come from.
 
-use crate::kubeconfig::{self, load};
+use crate::kubeconfig::{Loaded, load};
 use bytes::Bytes;
 use http::{Request, Response};
 use kube::client::Body;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tower::{BoxError, Service};
 
 /// Gives each component, and each controller, a client that acts under its own name.
@@ -33,22 +33,21 @@ where
 
 /// `host:port` of the API server that a kubeconfig names.
 pub async fn host(path: &Path) -> anyhow::Result<String> {
-    let config = load(path, None).await?;
+    let config = load(path, None).await?.now();
     let host = config.cluster_url.authority().map(|a| a.as_str().to_owned());
     Ok(host.unwrap_or_default())
 }
 
 /// A client from a kubeconfig file: client certificate or token, TLS by rustls with ring. Files that it names are followed.
 pub async fn from_kubeconfig(path: &Path, context: Option<&str>) -> anyhow::Result<kube::Client> {
-    let config = load(path, context).await?;
-    kubeconfig::client(config, path, context, |_| {})
+    load(path, context).await?.client(|_| {})
 }
 
 /// Clients from one kubeconfig file: the same for every identity, or acting as each.
 pub struct KubeconfigFactory {
     default: kube::Client,
     /// By which clients that act as somebody are made, if they are.
-    config: Option<(kube::Config, PathBuf)>,
+    loaded: Option<Loaded>,
     made: Mutex<HashMap<String, kube::Client>>,
 }
 
@@ -58,18 +57,17 @@ impl KubeconfigFactory {
         let default = from_kubeconfig(path, None).await?;
         Ok(KubeconfigFactory {
             default,
-            config: None,
+            loaded: None,
             made: Mutex::default(),
         })
     }
 
     /// Each acts under its own name, by impersonation, which the file's user must be allowed.
     pub async fn impersonating(path: &Path) -> anyhow::Result<Self> {
-        let config = load(path, None).await?;
-        let default = kubeconfig::client(config.clone(), path, None, |_| {})?;
+        let loaded = load(path, None).await?;
         Ok(KubeconfigFactory {
-            default,
-            config: Some((config, path.into())),
+            default: loaded.client(|_| {})?,
+            loaded: Some(loaded),
             made: Mutex::default(),
         })
     }
@@ -77,7 +75,7 @@ impl KubeconfigFactory {
 
 impl ClientFactory for KubeconfigFactory {
     fn client(&self, identity: &str) -> kube::Client {
-        let Some((config, path)) = &self.config else {
+        let Some(loaded) = &self.loaded else {
             return self.default.clone();
         };
         let mut made = self.made.lock();
@@ -86,7 +84,7 @@ impl ClientFactory for KubeconfigFactory {
         }
         let who = identity.to_string();
         let acting = move |config: &mut kube::Config| config.auth_info.impersonate = Some(who.clone());
-        match kubeconfig::client(config.clone(), path, None, acting) {
+        match loaded.client(acting) {
             Ok(client) => made.entry(identity.to_string()).or_insert(client).clone(),
             Err(error) => {
                 // The same file made a client before; without one of its own the component acts as the file's user.

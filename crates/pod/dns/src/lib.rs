@@ -121,14 +121,7 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
         () = stop.cancelled() => return Ok(()),
         () = async { services.synced().await; slices.synced().await; nodes.synced().await } => {}
     }
-    let resolv_changed = Arc::new(Notify::new());
-    let watcher = resolv::watch(&config.resolv_conf, resolv_changed.clone());
-    let _watcher = watcher.inspect_err(|error| {
-        tracing::warn!(
-            error = format!("{error:#}"),
-            "changes of resolv.conf will be seen at the next start only"
-        );
-    });
+    let mut resolv = resolv::watch(&config.resolv_conf).inspect_err(unseen).ok();
     let take_in = || pending.take_in(&shared.zone, &services, &slices);
     let take_nodes = || {
         let mut known: BTreeSet<IpAddr> = nodes.store().list().iter().flat_map(|n| node_addresses(n)).collect();
@@ -156,7 +149,12 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
             () = stop.cancelled() => break,
             () = pending.changed.notified() => take_in(),
             () = node_changed.notified() => take_nodes(),
-            () = resolv_changed.notified() => take_servers(),
+            changed = async { resolv.as_mut()?.changed().await.inspect_err(unseen).ok() }, if resolv.is_some() => {
+                take_servers();
+                if changed.is_none() {
+                    resolv = None;
+                }
+            }
         }
     }
     config.ready.store(false, Ordering::Release);
@@ -164,6 +162,10 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
         served.context("the DNS server died")?;
     }
     Ok(())
+}
+
+fn unseen(error: &std::io::Error) {
+    tracing::warn!("changes of resolv.conf will be seen at the next start only: {error}");
 }
 
 /// Where outside names are asked for. Only our own sockets would be a loop: another server on this address is as good as any.

@@ -2,16 +2,17 @@
 //!
 //! Where the file names only a stub on loopback (systemd-resolved), the file with the servers behind the stub is meant.
 
-use anyhow::Context;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use std::collections::BTreeSet;
+use keelson_follow::Watch;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tokio::sync::Notify;
+use std::time::Duration;
 
 /// Where systemd-resolved writes the servers that its stub asks.
 const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
+/// How long whoever writes it is left to write it to its end.
+const QUIET: Duration = Duration::from_millis(100);
+const AT_LAST: Duration = Duration::from_secs(2);
 /// As many as the C library looks at.
 const SERVERS: usize = 3;
 
@@ -52,37 +53,15 @@ fn parse(text: &str) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Tells `changed` when the file, or the one behind a stub, may have another content: written, replaced by another, made.
-pub fn watch(file: &Path, changed: Arc<Notify>) -> anyhow::Result<RecommendedWatcher> {
-    let names: BTreeSet<PathBuf> = [file.to_path_buf(), PathBuf::from(BEHIND_STUB)]
-        .into_iter()
-        .flat_map(|f| [std::fs::canonicalize(&f).unwrap_or_else(|_| f.clone()), f])
-        .collect();
-    // Directories: a file that is replaced, or isn't there yet, can't be watched itself.
-    let dirs: BTreeSet<PathBuf> = names.iter().filter_map(|f| f.parent()).map(Path::to_path_buf).collect();
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| match event {
-        // Reading it is an event too, and would be answered by reading.
-        Ok(event) if event.kind.is_access() => {}
-        Ok(event) if !event.need_rescan() && !event.paths.iter().any(|p| names.contains(p)) => {}
-        Ok(_) => changed.notify_one(),
-        Err(error) => {
-            tracing::warn!(%error, "watching resolv.conf");
-            changed.notify_one();
-        }
-    })
-    .context("the machine has no inotify instance left for resolv.conf")?;
-    for dir in dirs.iter().filter(|d| d.exists()) {
-        watcher
-            .watch(dir, RecursiveMode::NonRecursive)
-            .with_context(|| format!("watching {}", dir.display()))?;
-    }
-    Ok(watcher)
+/// Tells when the file, or the one behind a stub, may have another content: written, replaced by another, made.
+pub fn watch(file: &Path) -> io::Result<Watch> {
+    let files = [file.to_path_buf(), PathBuf::from(BEHIND_STUB)];
+    Ok(Watch::files(files)?.settled(QUIET, AT_LAST))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn scratch(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("keelson-resolv-{name}-{}", std::process::id()));
@@ -116,14 +95,13 @@ mod tests {
     async fn a_file_that_comes_late_or_is_replaced_is_noticed() {
         let dir = scratch("watch");
         let file = dir.join("resolv.conf");
-        let changed = Arc::new(Notify::new());
-        let _watcher = watch(&file, changed.clone()).unwrap();
-        let told = || tokio::time::timeout(Duration::from_secs(5), changed.notified());
+        let mut watch = watch(&file).unwrap();
         for server in ["192.0.2.1", "192.0.2.2"] {
             let next = dir.join("resolv.conf.new");
             std::fs::write(&next, format!("nameserver {server}\n")).unwrap();
             std::fs::rename(&next, &file).unwrap();
-            told().await.expect("a rename is a change");
+            let told = tokio::time::timeout(Duration::from_secs(5), watch.changed()).await;
+            told.expect("a rename is a change").unwrap();
             assert_eq!(servers(&file), [server.parse::<IpAddr>().unwrap()]);
         }
         std::fs::remove_dir_all(&dir).unwrap();

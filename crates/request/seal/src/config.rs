@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The whole of the file is read; a longer one is no configuration.
-const LONGEST: u64 = 1 << 20;
+pub(crate) const LONGEST: u64 = 1 << 20;
 
 #[derive(Clone, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -108,27 +108,27 @@ pub struct Identity {}
 
 /// Reads a file and checks it; tells its hash, too.
 pub fn read(path: &Path) -> anyhow::Result<(EncryptionConfiguration, String)> {
-    let (config, hash) = decoded(path).context("error while loading file")?;
+    let shown = path.display();
+    let content = keelson_follow::read(path, LONGEST)
+        .with_context(|| format!("error reading encryption provider configuration file \"{shown}\""))
+        .context("error while loading file")?;
+    parse(path, &content)
+}
+
+/// The same of what a file says.
+pub(crate) fn parse(path: &Path, content: &[u8]) -> anyhow::Result<(EncryptionConfiguration, String)> {
+    let (config, hash) = decoded(path, content).context("error while loading file")?;
     check(&config).context("error while parsing file")?;
     Ok((config, hash))
 }
 
-fn decoded(path: &Path) -> anyhow::Result<(EncryptionConfiguration, String)> {
+fn decoded(path: &Path, data: &[u8]) -> anyhow::Result<(EncryptionConfiguration, String)> {
     let shown = path.display();
-    let size = std::fs::metadata(path)
-        .with_context(|| format!("error reading encryption provider configuration file \"{shown}\""))?
-        .len();
-    ensure!(
-        size <= LONGEST,
-        "encryption provider configuration file \"{shown}\" is longer than 1 MiB"
-    );
-    let data = std::fs::read(path)
-        .with_context(|| format!("error reading encryption provider configuration file \"{shown}\""))?;
     ensure!(
         !data.is_empty(),
         "encryption provider configuration file \"{shown}\" is empty"
     );
-    let text = std::str::from_utf8(&data).with_context(|| format!("\"{shown}\" is no text"))?;
+    let text = std::str::from_utf8(data).with_context(|| format!("\"{shown}\" is no text"))?;
     // A parser's message shows the place in the text, which holds the keys.
     let Ok(config) = serde_saphyr::from_str::<EncryptionConfiguration>(text) else {
         bail!(
@@ -141,7 +141,7 @@ fn decoded(path: &Path) -> anyhow::Result<(EncryptionConfiguration, String)> {
         config.kind,
         config.api_version
     );
-    Ok((config, format!("sha256:{:x}", Sha256::digest(&data))))
+    Ok((config, format!("sha256:{:x}", Sha256::digest(data))))
 }
 
 /// Makes the rules of a checked configuration. Plug-ins of key management are asked once.

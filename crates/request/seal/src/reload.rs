@@ -3,32 +3,24 @@
 //! A file that can't be read, isn't valid, or names a plug-in that isn't well leaves what is in force as it is; it is said once
 //! for each change, and tried again.
 
-use crate::config::{build, read};
+use crate::config::{LONGEST, build, parse};
 use crate::keep::Sealing;
-use anyhow::Context;
-use notify::{RecursiveMode, Watcher};
+use keelson_follow::Contents;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
 
-/// Upstream looks so often; here only where the kernel doesn't tell (file systems of networks).
-const EVERY: Duration = Duration::from_secs(60);
-const EVERY_WHEN_REFUSED: Duration = Duration::from_secs(5);
-/// Whoever writes a file in several goes may do so.
-const SETTLING: Duration = Duration::from_millis(100);
+const AGAIN_WHEN_REFUSED: Duration = Duration::from_secs(5);
 /// How long plug-ins of a new configuration may take to be well.
 const WELL_WITHIN: Duration = Duration::from_secs(10);
 
 pub(crate) async fn follow(sealing: &Sealing, file: &Path) {
-    let changed = Arc::new(Notify::new());
-    let watcher = watch(file, changed.clone());
-    if let Err(error) = &watcher {
-        tracing::warn!(%error, "changes of the encryption configuration are seen once a minute only");
-    }
+    let mut contents = Contents::of([file.to_path_buf()], LONGEST);
     let mut told = String::new();
     loop {
-        let taken = take(sealing, file).await;
+        let taken = match contents.changed().await {
+            Ok(found) => take(sealing, file, &found.concat()).await,
+            Err(error) => Err(error.into()),
+        };
         let refused = taken.as_ref().err().map(|e| format!("{e:#}")).unwrap_or_default();
         if refused != told && !refused.is_empty() {
             tracing::error!(
@@ -40,18 +32,16 @@ pub(crate) async fn follow(sealing: &Sealing, file: &Path) {
             Ok(false) => {}
             taken => sealing.metrics.reloaded(taken.is_ok()),
         }
-        told = refused;
-        let pause = if taken.is_err() { EVERY_WHEN_REFUSED } else { EVERY };
-        tokio::select! {
-            () = changed.notified() => tokio::time::sleep(SETTLING).await,
-            () = tokio::time::sleep(pause) => {}
+        if taken.is_err() {
+            contents.again(AGAIN_WHEN_REFUSED);
         }
+        told = refused;
     }
 }
 
 /// Tells whether there was anything new.
-async fn take(sealing: &Sealing, file: &Path) -> anyhow::Result<bool> {
-    let (config, hash) = read(file)?;
+async fn take(sealing: &Sealing, file: &Path, content: &[u8]) -> anyhow::Result<bool> {
+    let (config, hash) = parse(file, content)?;
     if hash == sealing.sealed().rules().hash() {
         return Ok(false);
     }
@@ -70,17 +60,4 @@ async fn take(sealing: &Sealing, file: &Path) -> anyhow::Result<bool> {
     sealing.metrics.config(&hash);
     tracing::info!(hash, "the encryption configuration has changed and is in force");
     Ok(true)
-}
-
-/// The directory is watched: files are replaced rather than written, and links are set to others.
-fn watch(file: &Path, changed: Arc<Notify>) -> anyhow::Result<notify::RecommendedWatcher> {
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading it is an event too, and would be answered by reading.
-        if !event.is_ok_and(|event| event.kind.is_access()) {
-            changed.notify_one();
-        }
-    })?;
-    let directory = file.parent().context("a file stands in a directory")?;
-    watcher.watch(directory, RecursiveMode::NonRecursive)?;
-    Ok(watcher)
 }

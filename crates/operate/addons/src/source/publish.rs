@@ -9,14 +9,10 @@ use super::{MARK, NAMESPACE, Source};
 use anyhow::Context;
 use k8s_openapi::api::core::v1::Secret;
 use keelson_client::{Informer, Objects, delete_options, is_not_found};
-use notify::{RecursiveMode, Watcher};
-use std::fs::File;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use keelson_follow::{Target, Watch};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -43,22 +39,20 @@ impl Publisher {
             () = stop.cancelled() => return,
             () = self.told.synced() => {}
         }
-        let changed = Arc::new(Notify::new());
         let touched = self.touched();
-        let mounts = Mounts::open()
-            .inspect_err(|error| tracing::warn!(%error, "what is mounted over directories of add-ons isn't heard of"))
-            .ok();
+        let mut watch = None;
         let mut kept = Vec::new();
         loop {
             // Watched before it is read: what changes meanwhile is a notice.
-            let watcher = watch(&self.directories, &changed);
-            let places: Vec<String> = self.directories.iter().map(|d| tree::place(d)).collect();
+            if watch.is_none() {
+                watch = self.watch().inspect_err(unwatched).ok();
+            }
             let went = tokio::select! {
                 () = stop.cancelled() => return,
                 went = self.look(&mut kept) => went,
             };
             let looked = Instant::now();
-            let again = match (&went, &watcher) {
+            let again = match (&went, &watch) {
                 (Err(error), _) => {
                     tracing::warn!(
                         error = format!("{error:#}"),
@@ -66,16 +60,16 @@ impl Publisher {
                     );
                     Some(AGAIN)
                 }
-                (_, Err(error)) => {
-                    tracing::warn!(%error, "directories of add-ons can't be watched; will retry");
-                    Some(AGAIN)
-                }
-                (Ok(are_young), Ok(_)) => are_young.then_some(QUIET),
+                (_, None) => Some(AGAIN),
+                (Ok(are_young), Some(_)) => are_young.then_some(QUIET),
             };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = changed.notified() => settled(&changed).await,
-                () = self.moved(&mounts, &places) => settled(&changed).await,
+                changed = async { watch.as_mut()?.changed().await.inspect_err(unwatched).ok() }, if watch.is_some() => {
+                    if changed.is_none() {
+                        watch = None;
+                    }
+                }
                 () = async { touched.notified().await; tokio::time::sleep_until(looked + APART).await } => {}
                 () = sleep(again) => {}
             }
@@ -96,22 +90,9 @@ impl Publisher {
         touched
     }
 
-    /// Something was mounted over one of the directories, or taken away.
-    async fn moved(&self, mounts: &Option<Mounts>, places: &[String]) {
-        loop {
-            match mounts {
-                Some(mounts) => mounts.changed().await,
-                None => std::future::pending().await,
-            }
-            if self
-                .directories
-                .iter()
-                .zip(places)
-                .any(|(d, place)| tree::place(d) != *place)
-            {
-                return;
-            }
-        }
+    fn watch(&self) -> std::io::Result<Watch> {
+        let trees = self.directories.iter().cloned().map(Target::Tree);
+        Ok(Watch::new(trees.collect())?.settled(QUIET, AT_LAST))
     }
 
     /// Whether there are files that were just being written.
@@ -200,66 +181,6 @@ async fn sleep(time: Option<Duration>) {
     }
 }
 
-async fn settled(changed: &Notify) {
-    let last = Instant::now() + AT_LAST;
-    loop {
-        let quiet = (Instant::now() + QUIET).min(last);
-        if tokio::time::timeout_at(quiet, changed.notified()).await.is_err() {
-            return;
-        }
-        if Instant::now() >= last {
-            return;
-        }
-    }
-}
-
-/// The directories and all below, and what they are in: a directory that is exchanged can't tell of it.
-fn watch(directories: &[PathBuf], changed: &Arc<Notify>) -> notify::Result<notify::RecommendedWatcher> {
-    let real = |d: &PathBuf| std::fs::canonicalize(d).unwrap_or_else(|_| d.clone());
-    let (changed, mut wanted) = (changed.clone(), directories.to_vec());
-    wanted.extend(directories.iter().map(real));
-    let told = move |event: notify::Result<notify::Event>| match event {
-        // Reading them is an event too, and would be answered by reading.
-        Ok(event) if event.kind.is_access() => {}
-        Ok(event) if !event.paths.is_empty() && !event.paths.iter().any(|p| concerns(p, &wanted)) => {}
-        Ok(_) | Err(_) => changed.notify_one(),
-    };
-    // A link may lead to all that the machine has.
-    let within = notify::Config::default().with_follow_symlinks(false);
-    let mut watcher = notify::RecommendedWatcher::new(told, within)?;
-    for directory in directories {
-        if directory.is_dir() {
-            watcher.watch(&real(directory), RecursiveMode::Recursive)?;
-        }
-        let mut above = directory.parent();
-        while let Some(at) = above.filter(|at| !at.is_dir()) {
-            above = at.parent();
-        }
-        watcher.watch(above.unwrap_or(Path::new("/")), RecursiveMode::NonRecursive)?;
-    }
-    Ok(watcher)
-}
-
-/// Whether it is in one of the directories, or on the way to it.
-fn concerns(path: &Path, directories: &[PathBuf]) -> bool {
-    directories.iter().any(|d| path.starts_with(d) || d.starts_with(path))
-}
-
-/// The kernel's notice that something was mounted or taken away.
-struct Mounts(AsyncFd<OwnedFd>);
-
-// `AsyncFd`'s makers are deprecated for types whose descriptor may change; an owned one's does not, and what replaces them is `unsafe`.
-#[allow(deprecated)]
-impl Mounts {
-    fn open() -> std::io::Result<Mounts> {
-        let file = File::open("/proc/self/mountinfo")?;
-        AsyncFd::with_interest(OwnedFd::from(file), Interest::PRIORITY).map(Mounts)
-    }
-
-    async fn changed(&self) {
-        match self.0.ready(Interest::PRIORITY).await {
-            Ok(mut ready) => ready.clear_ready(),
-            Err(_) => std::future::pending().await,
-        }
-    }
+fn unwatched(error: &std::io::Error) {
+    tracing::warn!("directories of add-ons can't be watched; will retry: {error}");
 }

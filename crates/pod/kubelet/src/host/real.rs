@@ -4,24 +4,25 @@ use super::{FileKind, FsStats, Host, Machine, Ownership, Payload, Usage};
 use crate::managers::machine::Nodes;
 use crate::resources::cgroup::CgroupLimits;
 use keelson_cri::series::Group;
+use keelson_follow::{Target, Watch};
 use keelson_sys::cgroup::{Cgroups, Resources};
 use keelson_sys::net::Carried;
 use keelson_sys::open::OpenFiles;
 use keelson_sys::{mount, path, tree};
-use notify::{RecommendedWatcher, Watcher};
-use parking_lot::Mutex;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// How long a directory that can't be watched is left alone.
+const WATCHED_AGAIN: Duration = Duration::from_secs(5);
 
 pub struct RealHost {
     cgroups: Option<Cgroups>,
-    /// What follows directories, for as long as this is there.
-    watchers: Mutex<Vec<RecommendedWatcher>>,
 }
 
 impl RealHost {
@@ -30,10 +31,7 @@ impl RealHost {
         let cgroups = Cgroups::detect()
             .inspect_err(|e| tracing::warn!("no cgroups can be used, so pods run without limits: {e}"))
             .ok();
-        RealHost {
-            cgroups,
-            watchers: Mutex::default(),
-        }
+        RealHost { cgroups }
     }
 
     fn cgroups(&self) -> io::Result<&Cgroups> {
@@ -232,20 +230,21 @@ impl Host for RealHost {
     }
 
     fn follow(&self, dir: &Path) -> io::Result<watch::Receiver<u64>> {
+        let mut watch = Watch::new(vec![Target::Tree(dir.to_path_buf())])?;
         let (sender, receiver) = watch::channel(0);
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            match event {
-                Ok(e) if e.kind.is_access() => return,
-                Ok(_) => {}
-                Err(e) => tracing::warn!("changes in a directory may have been missed: {e}"),
+        tokio::spawn(async move {
+            loop {
+                let changed = tokio::select! {
+                    () = sender.closed() => return,
+                    changed = watch.changed() => changed,
+                };
+                if let Err(e) = changed {
+                    tracing::warn!("changes in a directory may have been missed: {e}");
+                    tokio::time::sleep(WATCHED_AGAIN).await;
+                }
+                sender.send_modify(|n| *n += 1);
             }
-            sender.send_modify(|n| *n += 1);
-        })
-        .map_err(io::Error::other)?;
-        watcher
-            .watch(dir, notify::RecursiveMode::Recursive)
-            .map_err(io::Error::other)?;
-        self.watchers.lock().push(watcher);
+        });
         Ok(receiver)
     }
 
@@ -497,10 +496,7 @@ mod tests {
     #[test]
     fn files_are_read_from_either_end() {
         let path = std::env::temp_dir().join(format!("keelson-ends-{}", std::process::id()));
-        let host = RealHost {
-            cgroups: None,
-            watchers: Mutex::default(),
-        };
+        let host = RealHost { cgroups: None };
         host.write(&path, b"abcdef", 0o600).unwrap();
         assert_eq!(host.read(&path, 4).unwrap(), b"abcd");
         assert_eq!(host.read_end(&path, 4).unwrap(), b"cdef");

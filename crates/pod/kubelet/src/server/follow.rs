@@ -4,12 +4,11 @@
 use super::logs::{Options, Writer};
 use bytes::Bytes;
 use keelson_cri::{CriClients, v1 as cri};
-use notify::{RecursiveMode, Watcher};
+use keelson_follow::Watch;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use tokio::sync::{Notify, mpsc};
+use std::path::Path;
+use tokio::sync::mpsc;
 
 /// Bytes read at once.
 const CHUNK: usize = 64 << 10;
@@ -49,11 +48,9 @@ pub async fn read(
     sender: &mpsc::Sender<Bytes>,
 ) -> std::io::Result<()> {
     // Watched before it is read, so that nothing is written unseen in between.
-    let grown = Arc::new(Notify::new());
-    let _watcher = if options.follow {
-        Some(watch(path, grown.clone())?)
-    } else {
-        None
+    let mut watch = match options.follow {
+        true => Some(Watch::files([path.to_path_buf()])?),
+        false => None,
     };
     let (mut file, length) = opened(path, options.tail).await?;
     let follow = options.follow;
@@ -81,7 +78,7 @@ pub async fn read(
             }
             tokio::select! {
                 () = sender.closed() => return Ok(()),
-                () = grown.notified() => {}
+                grown = changed(&mut watch) => grown?,
                 told = life.changed() => {
                     // Once more is read after the end: the last lines may have come just before it.
                     ended = !told || !life.runs().await;
@@ -179,19 +176,12 @@ fn rotated(file: &std::fs::File, path: &Path) -> bool {
     }
 }
 
-/// Tells of changes in the log's directory: a rotated log is another file there.
-fn watch(path: &Path, grown: Arc<Notify>) -> std::io::Result<notify::RecommendedWatcher> {
-    let dir: PathBuf = path.parent().unwrap_or(Path::new("/")).to_path_buf();
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if !matches!(&event, Ok(e) if e.kind.is_access()) {
-            grown.notify_one();
-        }
-    })
-    .map_err(std::io::Error::other)?;
-    watcher
-        .watch(&dir, RecursiveMode::NonRecursive)
-        .map_err(std::io::Error::other)?;
-    Ok(watcher)
+/// The log has grown, or another file has its name.
+async fn changed(watch: &mut Option<Watch>) -> std::io::Result<()> {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 #[cfg(test)]

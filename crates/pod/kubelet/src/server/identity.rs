@@ -3,24 +3,18 @@
 
 use crate::config::ServingTls;
 use anyhow::{Context, ensure};
+use futures::future::OptionFuture;
+use keelson_follow::{Contents, read};
 use keelson_pki::verify::{Live, Roots};
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use parking_lot::RwLock;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// How long writers are left to write both files.
-const SETTLED: Duration = Duration::from_millis(200);
-/// How often files are looked at that nobody tells of: upstream's period.
-const LOOK: Duration = Duration::from_secs(60);
 /// No certificate or bundle is larger.
 const MOST: u64 = 16 << 20;
 
@@ -49,8 +43,8 @@ pub struct Following {
     files: Files,
     served: Option<Arc<Renewed>>,
     clients: Live,
-    /// What is in force of each.
-    read: [Vec<u8>; 3],
+    /// What is in force: of the pair, and of the authorities.
+    read: [Vec<Vec<u8>>; 2],
 }
 
 impl std::fmt::Debug for Following {
@@ -64,19 +58,10 @@ fn certified(cert: &[u8], key: &[u8]) -> anyhow::Result<CertifiedKey> {
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(cert)
         .collect::<Result<_, _>>()
         .context("reading the kubelet's certificate")?;
+    ensure!(!chain.is_empty(), "the kubelet's certificate has none in it");
     let key = PrivateKeyDer::from_pem_slice(key).context("reading the kubelet's key")?;
     let provider = rustls::crypto::ring::default_provider();
     CertifiedKey::from_der(chain, key, &provider).context("the kubelet's certificate and key don't fit")
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    let file = std::fs::File::open(path).with_context(|| format!("reading {}", path.display()))?;
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, MOST + 1), &mut text)
-        .with_context(|| format!("reading {}", path.display()))?;
-    // Half of a bundle would be other authorities.
-    ensure!(text.len() as u64 <= MOST, "{} is too large", path.display());
-    Ok(text)
 }
 
 fn authorities(text: &[u8], path: &Path) -> anyhow::Result<Roots> {
@@ -87,19 +72,19 @@ fn authorities(text: &[u8], path: &Path) -> anyhow::Result<Roots> {
 impl ServingTls {
     /// Of files that are followed. What isn't named is as `otherwise` has it.
     pub fn of_files(files: Files, otherwise: Option<ServingTls>) -> anyhow::Result<ServingTls> {
-        let mut known = [Vec::new(), Vec::new(), Vec::new()];
+        let mut known = [Vec::new(), Vec::new()];
         let served = match &files.pair {
             Some((cert, key)) => {
-                (known[0], known[1]) = (read(cert)?, read(key)?);
-                let pair = certified(&known[0], &known[1])?;
+                known[0] = vec![read(cert, MOST)?, read(key, MOST)?];
+                let pair = certified(&known[0][0], &known[0][1])?;
                 Some(Arc::new(Renewed(RwLock::new(Arc::new(pair)))))
             }
             None => None,
         };
         let clients: Live = match &files.client_ca {
             Some(path) => {
-                known[2] = read(path)?;
-                authorities(&known[2], path)?.into()
+                known[1] = vec![read(path, MOST)?];
+                authorities(&known[1][0], path)?.into()
             }
             None => otherwise.as_ref().map(|o| o.client_ca.clone()).unwrap_or_default(),
         };
@@ -123,90 +108,47 @@ impl ServingTls {
 }
 
 impl Following {
-    /// Looks at the files whenever something happens where they are.
-    pub(super) async fn follow(mut self, stop: CancellationToken) {
-        let changed = Arc::new(Notify::new());
-        // Where the kernel can't tell, they are looked at from time to time.
-        let _watcher = self.watch(changed.clone()).inspect_err(|e| {
-            tracing::warn!("changes of the kubelet's certificates are seen within a minute only: {e}");
-        });
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = changed.notified() => tokio::time::sleep(SETTLED).await,
-                () = tokio::time::sleep(LOOK) => {}
-            }
-            let looking = tokio::task::spawn_blocking(move || {
-                self.look();
-                self
-            });
-            match looking.await {
-                Ok(back) => self = back,
-                Err(e) => return tracing::error!("the kubelet's certificates aren't followed any more: {e}"),
-            }
-        }
-    }
-
-    fn watch(&self, changed: Arc<Notify>) -> notify::Result<RecommendedWatcher> {
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if !matches!(&event, Ok(e) if e.kind.is_access()) {
-                changed.notify_one();
-            }
-        })?;
-        let pair = self.files.pair.iter().flat_map(|(cert, key)| [cert, key]);
-        let mut dirs = BTreeSet::new();
-        for file in pair.chain(&self.files.client_ca) {
-            // Where links lead, too. A file that is replaced can't be watched itself.
-            let real = std::fs::canonicalize(file).unwrap_or_else(|_| file.clone());
-            dirs.extend([file.parent(), real.parent()].into_iter().flatten().map(Path::to_owned));
-        }
-        for dir in dirs {
-            let dir = match dir.as_os_str().is_empty() {
-                true => Path::new("."),
-                false => dir.as_path(),
-            };
-            watcher.watch(dir, RecursiveMode::NonRecursive)?;
-        }
-        Ok(watcher)
-    }
-
     /// Takes what is new and good.
-    fn look(&mut self) {
-        if let Err(e) = self.look_at_pair() {
-            tracing::warn!("the kubelet goes on with the certificate that it had: {e:#}");
-        }
-        if let Err(e) = self.look_at_clients() {
-            tracing::warn!("the kubelet goes on with the authorities of clients that it had: {e:#}");
+    pub(super) async fn follow(self, stop: CancellationToken) {
+        let Following {
+            files: Files { pair, client_ca },
+            served,
+            clients,
+            read: [own, known],
+        } = self;
+        let pair = pair.zip(served).map(|((cert, key), served)| {
+            let take = move |found: &[Vec<u8>]| {
+                *served.0.write() = Arc::new(certified(&found[0], &found[1])?);
+                Ok("certificate")
+            };
+            each(vec![cert, key], own, take)
+        });
+        let authorities = client_ca.map(|path| {
+            let from = path.clone();
+            let take = move |found: &[Vec<u8>]| {
+                clients.replace(authorities(&found[0], &from)?);
+                Ok("bundle of authorities")
+            };
+            each(vec![path], known, take)
+        });
+        let following = async {
+            tokio::join!(OptionFuture::from(pair), OptionFuture::from(authorities));
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = following => {}
         }
     }
+}
 
-    fn look_at_pair(&mut self) -> anyhow::Result<()> {
-        let (Some((cert, key)), Some(served)) = (&self.files.pair, &self.served) else {
-            return Ok(());
-        };
-        let now = (read(cert)?, read(key)?);
-        if (&now.0, &now.1) == (&self.read[0], &self.read[1]) {
-            return Ok(());
+/// Takes each content of files, or says why it isn't taken.
+async fn each(files: Vec<PathBuf>, known: Vec<Vec<u8>>, take: impl Fn(&[Vec<u8>]) -> anyhow::Result<&'static str>) {
+    let mut contents = Contents::of(files.clone(), MOST).known(known);
+    loop {
+        match contents.changed().await.map_err(Into::into).and_then(&take) {
+            Ok(what) => tracing::info!(?files, "the kubelet goes by a new {what}"),
+            Err(e) => tracing::warn!(?files, "the kubelet goes on with what it had: {e:#}"),
         }
-        let pair = certified(&now.0, &now.1)?;
-        ensure!(!pair.cert.is_empty(), "{} has no certificate", cert.display());
-        *served.0.write() = Arc::new(pair);
-        (self.read[0], self.read[1]) = now;
-        tracing::info!(file = %cert.display(), "the kubelet is known by a new certificate");
-        Ok(())
-    }
-
-    fn look_at_clients(&mut self) -> anyhow::Result<()> {
-        let Some(path) = &self.files.client_ca else {
-            return Ok(());
-        };
-        let now = read(path)?;
-        if now != self.read[2] {
-            self.clients.replace(authorities(&now, path)?);
-            self.read[2] = now;
-            tracing::info!(file = %path.display(), "the kubelet knows clients by new authorities");
-        }
-        Ok(())
     }
 }
 
@@ -214,6 +156,7 @@ impl Following {
 mod tests {
     use super::*;
     use keelson_pki::authority::{Authority, CertSpec};
+    use std::time::Duration;
 
     /// A directory with an authority and what it has issued.
     fn write(dir: &Path, name: &str) -> Authority {

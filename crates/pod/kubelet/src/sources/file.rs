@@ -5,11 +5,14 @@ use super::mirror::Mirrors;
 use crate::kubelet::Kubelet;
 use crate::pods;
 use k8s_openapi::api::core::v1::Pod;
-use notify::{RecursiveMode, Watcher};
+use keelson_follow::{Target, Watch};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use tokio::sync::Notify;
+use std::time::Duration;
+
+/// How long what couldn't be watched is left alone.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Reads the directory and follows it; the present manifests have been read when this returns.
 pub fn start(kl: &Arc<Kubelet>, mirrors: &Arc<Mirrors>) -> anyhow::Result<()> {
@@ -17,40 +20,40 @@ pub fn start(kl: &Arc<Kubelet>, mirrors: &Arc<Mirrors>) -> anyhow::Result<()> {
         return Ok(());
     };
     std::fs::create_dir_all(&dir)?;
-    let changed = Arc::new(Notify::new());
-    let tell = changed.clone();
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        match event {
-            // Reading a manifest is an event too, and no change.
-            Ok(e) if e.kind.is_access() => {}
-            Ok(_) => tell.notify_one(),
-            Err(e) => {
-                tracing::warn!("following the static pod manifests failed: {e}");
-                tell.notify_one();
-            }
-        }
-    })?;
-    watcher.watch(&dir, RecursiveMode::NonRecursive)?;
+    let mut watch = Watch::new(vec![Target::Directory(dir.clone())])?;
     let mut known = BTreeMap::new();
-    apply(kl, mirrors, &dir, &mut known);
+    apply(kl, mirrors, read_dir(&dir, &kl.cfg.node_name), &mut known);
     let (kl, mirrors) = (kl.clone(), mirrors.clone());
     tokio::spawn(async move {
-        let _watcher = watcher;
         loop {
-            tokio::select! {
+            let changed = tokio::select! {
                 () = kl.stop.cancelled() => return,
-                () = changed.notified() => apply(&kl, &mirrors, &dir, &mut known),
+                changed = watch.changed() => changed,
+            };
+            if let Err(e) = changed {
+                tracing::warn!("following the static pod manifests failed: {e}");
+                tokio::time::sleep(AGAIN).await;
+            }
+            let (from, node) = (dir.clone(), kl.cfg.node_name.clone());
+            match tokio::task::spawn_blocking(move || read_dir(&from, &node)).await {
+                Ok(now) => apply(&kl, &mirrors, now, &mut known),
+                Err(e) => tracing::error!("reading the static pod manifests ended: {e}"),
             }
         }
     });
     Ok(())
 }
 
-fn apply(kl: &Arc<Kubelet>, mirrors: &Arc<Mirrors>, dir: &Path, known: &mut BTreeMap<String, Arc<Pod>>) {
-    let now = match read_dir(dir, &kl.cfg.node_name) {
+fn apply(
+    kl: &Arc<Kubelet>,
+    mirrors: &Arc<Mirrors>,
+    now: std::io::Result<BTreeMap<String, Arc<Pod>>>,
+    known: &mut BTreeMap<String, Arc<Pod>>,
+) {
+    let now = match now {
         Ok(now) => now,
         Err(e) => {
-            tracing::warn!("the static pod manifests in {} can't be read: {e}", dir.display());
+            tracing::warn!("the static pod manifests can't be read: {e}");
             return;
         }
     };

@@ -5,31 +5,27 @@
 
 use async_trait::async_trait;
 use keelson_api::Cause;
-use notify::{RecursiveMode, Watcher};
+use keelson_follow::Contents;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// What is larger is no configuration.
 const MAX_BYTES: u64 = 4 << 20;
-/// Upstream's interval: what the kernel doesn't tell (a link in the middle of the path was changed) is found then.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// Upstream's interval.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
 
 /// Reads a file of configuration.
 pub fn read(path: &Path) -> anyhow::Result<String> {
-    let said = |e: std::io::Error| anyhow::anyhow!("open {}: {e}", path.display());
-    let size = std::fs::metadata(path).map_err(said)?.len();
-    anyhow::ensure!(
-        size <= MAX_BYTES,
-        "{} has {size} bytes, more than {MAX_BYTES}: no configuration is so long",
-        path.display()
-    );
-    std::fs::read_to_string(path).map_err(said)
+    text(path, keelson_follow::read(path, MAX_BYTES)?)
+}
+
+fn text(path: &Path, content: Vec<u8>) -> anyhow::Result<String> {
+    String::from_utf8(content).map_err(|e| anyhow::anyhow!("{} is no text: {e}", path.display()))
 }
 
 /// What is wrong with a configuration, in one line as upstream writes it.
@@ -136,68 +132,33 @@ impl Reloads {
     }
 }
 
-/// Hands on each new content of a file, until `stop`. `text` is the content that is in force already.
-pub async fn follow(path: PathBuf, mut text: String, reloads: Arc<Reloads>, stop: CancellationToken, into: impl Into) {
-    let changed = Arc::new(Notify::new());
-    let _watcher = watch(&path, changed.clone())
-        .inspect_err(|error| {
-            tracing::warn!(
-                file = %path.display(),
-                "changes of the file are found within a minute only: {error}"
-            );
-        })
-        .ok();
+/// Hands on each new content of a file, until `stop`. `in_force` is the content that is in force already.
+pub async fn follow(path: PathBuf, in_force: String, reloads: Arc<Reloads>, stop: CancellationToken, into: impl Into) {
+    let mut contents = Contents::of([path.clone()], MAX_BYTES).known(vec![in_force.into_bytes()]);
     loop {
-        match read(&path) {
-            Err(error) => {
-                tracing::error!("the changed configuration can't be read, what was in force stays: {error:#}");
-                reloads.refused();
-            }
-            Ok(found) if found == text => {}
-            Ok(found) => match into.take(&found).await {
-                Ok(()) => {
-                    tracing::info!(file = %path.display(), "the changed configuration is in force");
-                    reloads.taken(&found);
-                    text = found;
-                }
-                Err(refused) => {
-                    reloads.refused();
-                    let (Refused::Content(why) | Refused::NotNow(why)) = &refused;
-                    tracing::error!(file = %path.display(), "the changed configuration isn't taken, what was in force stays: {why}");
-                    if matches!(refused, Refused::Content(_)) {
-                        text = found;
-                    }
-                }
-            },
-        }
-        tokio::select! {
+        let found = tokio::select! {
             () = stop.cancelled() => return,
-            () = changed.notified() => {}
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            found = contents.changed() => found.map(|found| found.concat()),
+        };
+        let taken = match found.map_err(anyhow::Error::from).and_then(|found| text(&path, found)) {
+            Ok(text) => into.take(&text).await.map(|()| text),
+            Err(error) => Err(Refused::Content(format!("{error:#}"))),
+        };
+        match taken {
+            Ok(text) => {
+                tracing::info!(file = %path.display(), "the changed configuration is in force");
+                reloads.taken(&text);
+            }
+            Err(refused) => {
+                reloads.refused();
+                let (Refused::Content(why) | Refused::NotNow(why)) = &refused;
+                tracing::error!(file = %path.display(), "the changed configuration isn't taken, what was in force stays: {why}");
+                if matches!(refused, Refused::NotNow(_)) {
+                    contents.again(TRY_AGAIN);
+                }
+            }
         }
     }
-}
-
-/// Tells `changed` when the file may have another content: written, replaced by another, or reached by other links.
-fn watch(file: &Path, changed: Arc<Notify>) -> notify::Result<notify::RecommendedWatcher> {
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| match event {
-        // Reading it is an event too, and would be answered by reading.
-        Ok(event) if event.kind.is_access() => {}
-        Ok(_) | Err(_) => changed.notify_one(),
-    })?;
-    // Directories: a file that is replaced can't be watched itself.
-    let real = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_path_buf());
-    let mut dirs: Vec<&Path> = [file.parent(), real.parent()].into_iter().flatten().collect();
-    dirs.dedup();
-    for dir in dirs {
-        let dir = if dir.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            dir
-        };
-        watcher.watch(dir, RecursiveMode::NonRecursive)?;
-    }
-    Ok(watcher)
 }
 
 #[cfg(test)]
