@@ -253,7 +253,7 @@ impl Case {
                     attempted: f.text("stageRequirement")?.as_deref() == Some("Attempted"),
                 }
             }
-            "sleep" => Op::Sleep(duration(&f.needed("duration")?)?),
+            "sleep" => Op::Sleep(keelson_api::duration::length(&f.needed("duration")?)?),
             other => bail!("the operation {other:?} isn't played"),
         })
     }
@@ -381,13 +381,6 @@ impl Fields<'_> {
         ensure!(count <= MOST_OBJECTS, "{count} objects are too many");
         Ok(count)
     }
-}
-
-/// As Go writes it.
-fn duration(text: &str) -> Result<Duration> {
-    let nanos = keelson_api::duration::parse(text)?;
-    let nanos = u64::try_from(nanos).with_context(|| format!("the duration {text:?} is negative"))?;
-    Ok(Duration::from_nanos(nanos))
 }
 
 #[cfg(test)]

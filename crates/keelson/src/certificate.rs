@@ -85,7 +85,7 @@ enum Command {
         #[arg(long, value_name = "NAME", num_args = 0.., value_delimiter = ',', conflicts_with = "names", group = "what")]
         authorities: Option<Vec<String>>,
         /// Make all steps now, each as soon as servers, nodes and users are ready for it, and wait so long for that at most
-        #[arg(long, value_name = "DURATION", requires = "authorities", num_args = 0..=1, require_equals = true, default_missing_value = "5m", value_parser = command::patience)]
+        #[arg(long, value_name = "DURATION", requires = "authorities", num_args = 0..=1, require_equals = true, default_missing_value = "5m", value_parser = keelson_api::duration::length)]
         wait: Option<Duration>,
         /// Make steps of authorities also where somebody is shut out by them, or isn't ready. Those of etcd-ca wait for all members of etcd
         /// all the same, which don't answer each other otherwise

@@ -72,7 +72,7 @@ pub fn length(text: &str) -> Result<Duration, DurationError> {
     let nanos = parse(text)?;
     u64::try_from(nanos)
         .map(Duration::from_nanos)
-        .map_err(|_| DurationError(format!("{text} is less than nothing")))
+        .map_err(|_| DurationError(format!("{text} must not be negative")))
 }
 
 /// Writes nanoseconds as Go does.

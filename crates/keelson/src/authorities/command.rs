@@ -3,7 +3,7 @@
 
 use super::depends::Told;
 use super::journal;
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use http::Method;
 use jiff::Timestamp;
 use keelson_apiserver::authorities::PATH;
@@ -196,16 +196,6 @@ pub async fn list_depending(kubeconfig: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `30s`, `5m`, `2h`
-pub fn patience(text: &str) -> Result<Duration, String> {
-    let parse = || {
-        let nanos = keelson_api::duration::parse(text)?;
-        ensure!(nanos >= 0, "it is negative");
-        anyhow::Ok(Duration::from_nanos(nanos.unsigned_abs()))
-    };
-    parse().map_err(|error| format!("{text:?}: {error:#}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,7 +260,5 @@ mod tests {
             ..standing(Stage::AtRest)
         };
         assert!(outlook(&foreign).contains("somebody else vouches"));
-        assert_eq!(patience("5m"), Ok(Duration::from_secs(300)));
-        assert!(patience("-5m").is_err() && patience("soon").is_err());
     }
 }

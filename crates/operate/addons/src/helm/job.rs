@@ -426,6 +426,6 @@ pub fn escaped(text: &str) -> String {
 
 /// A duration as Go writes it: `90s` is `1m30s`. One below nothing is none that helm could wait for.
 pub fn go_duration(text: &str) -> Option<String> {
-    let nanos = duration::parse(text).ok().filter(|nanos| *nanos >= 0)?;
-    Some(duration::format(nanos))
+    let nanos = duration::length(text).ok()?.as_nanos();
+    Some(duration::format(i64::try_from(nanos).ok()?))
 }

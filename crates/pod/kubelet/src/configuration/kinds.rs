@@ -3,7 +3,6 @@
 use crate::managers::memory::reserved;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -147,14 +146,6 @@ fn taint(text: &str) -> Result<Value, String> {
         return Err(wrong());
     }
     Ok(serde_json::json!({"key": key, "value": value, "effect": effect}))
-}
-
-/// Nanoseconds don't come up in any field; what is negative isn't a length of time.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let nanos = keelson_api::duration::parse(text).map_err(|e| e.to_string())?;
-    u64::try_from(nanos)
-        .map(Duration::from_nanos)
-        .map_err(|_| "must not be negative".into())
 }
 
 /// What a flag says beside what one of its name said before: lists and maps grow, all else is replaced, as upstream has it.

@@ -21,7 +21,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use flags::{Flag, all as flags, judge};
-pub use kinds::duration;
 pub use show::configz;
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";

@@ -229,7 +229,7 @@ impl Said {
         let Some(keep) = self.default_cache_duration else {
             bail!("defaultCacheDuration is required");
         };
-        let keep = crate::configuration::duration(&keep).map_err(|e| anyhow::anyhow!("defaultCacheDuration: {e}"))?;
+        let keep = keelson_api::duration::length(&keep).map_err(|e| anyhow::anyhow!("defaultCacheDuration: {e}"))?;
         let env = self.env.unwrap_or_default().into_iter().map(|v| (v.name, v.value));
         let env: Vec<(String, String)> = env.collect();
         ensure!(

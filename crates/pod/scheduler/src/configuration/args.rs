@@ -143,23 +143,27 @@ struct DynamicResourcesArgs {
 /// 0 for the filter: as long as it takes. What is done before a pod starts has a second at least.
 fn devices(path: &str, args: DynamicResourcesArgs, errors: &mut Errors) -> DynamicResources {
     let mut devices = DynamicResources::default();
-    let mut read = |name: &str, text: &Option<String>, least: i64, why: &str| {
+    let mut read = |name: &str, text: &Option<String>, least: Duration, why: &str| {
         let text = text.as_ref()?;
-        let nanos = keelson_api::duration::parse(text).unwrap_or(-1);
-        if nanos < least {
+        let length = keelson_api::duration::length(text).ok();
+        let length = length.filter(|length| *length >= least);
+        if length.is_none() {
             errors.invalid(&format!("{path}.{name}"), text.as_str(), why);
-            return None;
         }
-        Some(Duration::from_nanos(nanos.unsigned_abs()))
+        length
     };
-    if let Some(within) = read("filterTimeout", &args.filter_timeout, 0, "must be zero or positive") {
+    if let Some(within) = read(
+        "filterTimeout",
+        &args.filter_timeout,
+        Duration::ZERO,
+        "must be zero or positive",
+    ) {
         devices.filter_within = (!within.is_zero()).then_some(within);
     }
-    let second = 1_000_000_000;
     if let Some(within) = read(
         "bindingTimeout",
         &args.binding_timeout,
-        second,
+        Duration::from_secs(1),
         "must be at least 1 second",
     ) {
         devices.binding_within = within;

@@ -114,10 +114,10 @@ fn check(path: &str, tls: &Tls, errors: &mut Errors) {
 
 fn timeout(path: &str, text: Option<&str>, errors: &mut Errors) -> Duration {
     let Some(text) = text else { return DEFAULT_TIMEOUT };
-    match keelson_api::duration::parse(text) {
-        Ok(0) => DEFAULT_TIMEOUT,
-        Ok(nanos) if nanos > 0 => Duration::from_nanos(nanos.unsigned_abs()),
-        _ => {
+    match keelson_api::duration::length(text) {
+        Ok(Duration::ZERO) => DEFAULT_TIMEOUT,
+        Ok(timeout) => timeout,
+        Err(_) => {
             errors.invalid(path, text, "must be a duration that isn't negative, as 5s");
             DEFAULT_TIMEOUT
         }

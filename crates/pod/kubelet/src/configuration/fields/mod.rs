@@ -199,7 +199,8 @@ fn truth(v: &Value) -> bool {
 }
 
 fn time(v: &Value) -> Result<Duration, String> {
-    v.as_str().map_or(Ok(Duration::ZERO), kinds::duration)
+    let said = v.as_str().map(keelson_api::duration::length);
+    Ok(said.transpose().map_err(|e| e.to_string())?.unwrap_or_default())
 }
 
 /// A time that has to be longer than nothing.

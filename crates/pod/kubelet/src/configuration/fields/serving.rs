@@ -294,9 +294,9 @@ fn rotated(c: &mut Config, v: &Value, why: &str) -> Result<(), String> {
 }
 
 fn ttl(v: &Value, into: &mut Duration) -> Result<(), String> {
-    match v.as_str().map(kinds::duration).transpose()? {
-        Some(d) if !d.is_zero() => *into = d,
-        _ => {}
+    let said = time(v)?;
+    if !said.is_zero() {
+        *into = said;
     }
     Ok(())
 }
