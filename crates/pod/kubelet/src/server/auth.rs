@@ -26,16 +26,24 @@ impl Auth {
     }
 
     /// Whether the user may do this; any of the subresources that cover the path is enough.
-    pub async fn allowed(&self, user: &User, method: &Method, path: &str) -> Result<bool, String> {
+    pub async fn allowed(&self, user: &User, method: &Method, path: &str) -> Result<bool, Unable> {
         for sub in subresources(path) {
             let attributes = json!({"resourceAttributes": {
                 "verb": verb(method), "version": "v1", "resource": "nodes", "subresource": sub, "name": self.node}});
-            if self.reviews.allowed(user, &attributes).await? {
-                return Ok(true);
+            match self.reviews.allowed(user, &attributes).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(why) => return Err(Unable { sub, why }),
             }
         }
         Ok(false)
     }
+}
+
+/// It isn't known whether the user may.
+pub struct Unable {
+    pub sub: &'static str,
+    pub why: String,
 }
 
 pub(super) fn verb(method: &Method) -> &'static str {
@@ -44,7 +52,8 @@ pub(super) fn verb(method: &Method) -> &'static str {
         Method::PUT => "update",
         Method::PATCH => "patch",
         Method::DELETE => "delete",
-        _ => "get",
+        Method::GET => "get",
+        _ => "",
     }
 }
 

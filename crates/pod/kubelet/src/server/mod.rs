@@ -15,6 +15,7 @@ pub(crate) mod pods_api;
 pub(crate) mod routes;
 pub(crate) mod stats;
 mod stream;
+mod way;
 
 use crate::kubelet::Kubelet;
 use anyhow::Context;

@@ -1,6 +1,7 @@
 //! From a path to what answers it.
 
 use super::auth::{Auth, Shown};
+use super::way::{self, Way};
 use super::{Reply, full, json, log_stream, metrics, stats, stream, text};
 use crate::gc::attic::Gone;
 use crate::kubelet::Kubelet;
@@ -46,12 +47,22 @@ pub(super) fn flag(q: &Query, name: &str) -> bool {
 
 pub(super) async fn handle(kl: &Arc<Kubelet>, auth: &Auth, peer: Option<&Shown>, request: Request<Incoming>) -> Reply {
     let m = kl.metrics.clone();
-    let labels = counted_as(request.method(), request.uri().path());
+    let way = way::of(request.uri());
+    let path = match &way {
+        Way::To(path) => path.as_str(),
+        _ => request.uri().path(),
+    };
+    let labels = counted_as(request.method(), path);
     m.requests.with_label_values(&labels).inc();
     let inflight = Inflight(m.requests_inflight.with_label_values(&labels));
     inflight.0.inc();
     let took = m.request_durations.with_label_values(&labels).start_timer();
-    let reply = answer(kl, auth, peer, request).await;
+    let reply = match way {
+        Way::To(path) => answer(kl, auth, peer, request, path).await,
+        Way::Elsewhere(to) => way::elsewhere(request.method(), &to),
+        Way::Nowhere => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        Way::Malformed => text(StatusCode::BAD_REQUEST, "400 Bad Request"),
+    };
     took.observe_duration();
     reply
 }
@@ -100,7 +111,13 @@ fn counted_as(method: &Method, path: &str) -> [&'static str; 4] {
     [method, path, "readwrite", if lasts { "true" } else { "false" }]
 }
 
-async fn answer(kl: &Arc<Kubelet>, auth: &Auth, peer: Option<&Shown>, request: Request<Incoming>) -> Reply {
+async fn answer(
+    kl: &Arc<Kubelet>,
+    auth: &Auth,
+    peer: Option<&Shown>,
+    request: Request<Incoming>,
+    path: String,
+) -> Reply {
     let user = match auth.authenticate(peer, &request).await {
         Ok(Some(user)) => user,
         Ok(None) => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
@@ -109,7 +126,7 @@ async fn answer(kl: &Arc<Kubelet>, auth: &Auth, peer: Option<&Shown>, request: R
             return text(StatusCode::UNAUTHORIZED, "Unauthorized");
         }
     };
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let method = request.method().clone();
     if path == super::archives::PATH && kl.cfg.archives.is_some() {
         // No right to anything of the node: it is for nodes, which know what their registries let them have.
         return super::archives::serve(kl, &user, &method, &query(request.uri())).await;
@@ -125,12 +142,11 @@ async fn answer(kl: &Arc<Kubelet>, auth: &Auth, peer: Option<&Shown>, request: R
             );
             return text(StatusCode::FORBIDDEN, message);
         }
-        Err(e) => {
-            let message = format!(
-                "Authorization error (user={}, verb={}): {e}",
-                user.name,
-                super::auth::verb(&method)
-            );
+        Err(unable) => {
+            let verb = super::auth::verb(&method);
+            let (name, sub) = (&user.name, unable.sub);
+            tracing::warn!("whether {name} may {verb} nodes/{sub} isn't known: {}", unable.why);
+            let message = format!("Authorization error (user={name}, verb={verb}, resource=nodes, subresource={sub})");
             return text(StatusCode::INTERNAL_SERVER_ERROR, message);
         }
     }
@@ -140,6 +156,7 @@ async fn answer(kl: &Arc<Kubelet>, auth: &Auth, peer: Option<&Shown>, request: R
 async fn route(kl: &Arc<Kubelet>, request: Request<Incoming>, method: &Method, path: &str) -> Reply {
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     let get = *method == Method::GET;
+    let allowed = way::methods(&parts);
     let asked = Asked::of(request.uri(), request.headers());
     if let Some(answer) = kl.pages.answer(&asked).filter(|_| get) {
         return Response::<String>::from(answer).map(|body| full(body.into()));
@@ -153,10 +170,13 @@ async fn route(kl: &Arc<Kubelet>, request: Request<Incoming>, method: &Method, p
         ] if !kl.cfg.debugging_handlers => text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n"),
         ["logs", ..] if !kl.cfg.system_logs => text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.\n"),
         ["healthz", ..] if get => text(StatusCode::OK, "ok"),
-        ["pods"] if get => json(&pod_list(kl)),
-        ["runningpods"] if get => json(&running_pods(kl).await),
+        _ if allowed.is_some_and(|allowed| !allowed.contains(method)) => {
+            text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed")
+        }
+        ["pods"] => json(&pod_list(kl)),
+        ["runningpods"] => json(&running_pods(kl).await),
         ["configz"] if get => json(&crate::configuration::configz(&kl.cfg)),
-        ["stats", "summary"] | ["stats"] => match stats::summary(kl).await {
+        ["stats", "summary"] => match stats::summary(kl).await {
             Ok(summary) => json(&summary),
             Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("Internal Error: {e}")),
         },
@@ -168,10 +188,8 @@ async fn route(kl: &Arc<Kubelet>, request: Request<Incoming>, method: &Method, p
         },
         ["metrics", "probes"] if get => exposition(metrics::probes(kl)),
         ["metrics", "slis"] if get => exposition(metrics::slis()),
-        ["containerLogs", ns, pod, container] if get => {
-            log_stream::serve(kl, ns, pod, container, &query(request.uri())).await
-        }
-        ["deletedLogs", ns, pod, uid, container] if get => {
+        ["containerLogs", ns, pod, container] => log_stream::serve(kl, ns, pod, container, &query(request.uri())).await,
+        ["deletedLogs", ns, pod, uid, container] => {
             let (namespace, name) = (*ns, *pod);
             let gone = Gone { namespace, name, uid };
             log_stream::deleted(kl, &gone, container, &query(request.uri()))
@@ -186,11 +204,11 @@ async fn route(kl: &Arc<Kubelet>, request: Request<Incoming>, method: &Method, p
         ["run", ns, pod, container] | ["run", ns, pod, _, container] => {
             stream::run(kl, ns, pod, container, &query(request.uri())).await
         }
-        ["checkpoint", ns, pod, container] if *method == Method::POST => {
+        ["checkpoint", ns, pod, container] => {
             super::checkpoint::serve(kl, ns, pod, container, &query(request.uri())).await
         }
-        ["logs", rest @ ..] if get => super::journal::serve(kl, rest, &query(request.uri())).await,
-        _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        ["logs", rest @ ..] => super::journal::serve(kl, rest, &query(request.uri())).await,
+        _ => text(StatusCode::NOT_FOUND, "404: Page Not Found"),
     }
 }
 

@@ -17,6 +17,8 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use query::Asked;
 use read::{LONGEST, Logs, Out, PIECE};
+use std::fs::{File, Metadata};
+use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,11 +38,11 @@ pub(super) async fn serve(kl: &Arc<Kubelet>, path: &[&str], query: &Query) -> Re
     let own = || kl.layout.logs.parent().unwrap_or(Path::new(MACHINE)).to_path_buf();
     let path = path.join("/");
     if !kl.cfg.system_log_query {
-        return file(kl, own(), &path).await;
+        return file(kl, own(), path).await;
     }
     let asked = match Asked::read(query) {
         Ok(Some(asked)) => asked,
-        Ok(None) => return file(kl, own(), &path).await,
+        Ok(None) => return file(kl, own(), path).await,
         Err(faults) => return text(StatusCode::BAD_REQUEST, format!("{faults}\n")),
     };
     if !path.is_empty() {
@@ -51,9 +53,9 @@ pub(super) async fn serve(kl: &Arc<Kubelet>, path: &[&str], query: &Query) -> Re
     }
     let base = PathBuf::from(MACHINE);
     match asked.files.first() {
-        Some(name) => match kl.host.open_inside(&base, name) {
-            Ok(_) => file(kl, base, name.trim_matches('/')).await,
+        Some(name) => match open(kl, base, name.trim_matches('/').to_owned()).await {
             Err(e) => text(StatusCode::NOT_ACCEPTABLE, format!("{}\n", asked.no_file(&e))),
+            opened => opened_as(opened),
         },
         None => services(kl, base, asked),
     }
@@ -97,18 +99,29 @@ fn body(body: Body, kind: &'static str) -> Reply {
 }
 
 /// A file as it is now, or the names in a directory.
-async fn file(kl: &Arc<Kubelet>, base: PathBuf, path: &str) -> Reply {
-    if !Path::new(path).components().all(|c| matches!(c, Component::Normal(_))) {
-        return text(StatusCode::BAD_REQUEST, "invalid path");
+async fn file(kl: &Arc<Kubelet>, base: PathBuf, path: String) -> Reply {
+    opened_as(open(kl, base, path).await)
+}
+
+/// A file with what is known of it, and the names in it if it is a directory.
+type Opened = io::Result<(File, Metadata, Option<Vec<String>>)>;
+
+async fn open(kl: &Arc<Kubelet>, base: PathBuf, path: String) -> Opened {
+    if !Path::new(&path).components().all(|c| matches!(c, Component::Normal(_))) {
+        return Err(io::ErrorKind::InvalidFilename.into());
     }
-    let (host, path) = (kl.host.clone(), path.to_owned());
+    let host = kl.host.clone();
     let opened = tokio::task::spawn_blocking(move || {
         let file = host.open_inside(&base, &path)?;
         let facts = file.metadata()?;
         let names = facts.is_dir().then(|| host.list_inside(&base, &path)).transpose()?;
         Ok((file, facts, names))
     });
-    match opened.await.map_err(std::io::Error::other).flatten() {
+    opened.await.map_err(io::Error::other).flatten()
+}
+
+fn opened_as(opened: Opened) -> Reply {
+    match opened {
         Ok((_, _, Some(names))) => {
             let links: String = names
                 .iter()
@@ -128,7 +141,8 @@ async fn file(kl: &Arc<Kubelet>, base: PathBuf, path: &str) -> Reply {
         }
         Ok(_) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
         Err(e) => match e.kind() {
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+            io::ErrorKind::InvalidFilename => text(StatusCode::BAD_REQUEST, "invalid path"),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
                 text(StatusCode::NOT_FOUND, "404 page not found\n")
             }
             _ => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{e}\n")),
