@@ -16,11 +16,11 @@ fn tell(message: &str) {
 
 /// Fails as unsupported where none has named a socket, and where the manager takes nothing for so long.
 pub fn try_tell(message: &str, patience: Option<Duration>) -> io::Result<()> {
-    let path = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty());
+    let path = keelson_sys::handed::said("NOTIFY_SOCKET");
     let path = path.ok_or_else(|| io::Error::new(ErrorKind::Unsupported, "NOTIFY_SOCKET is not set"))?;
     let address = match path.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
-        None => SocketAddr::from_pathname(&path)?,
+        None => SocketAddr::from_pathname(path)?,
     };
     let socket = UnixDatagram::unbound()?;
     socket.set_write_timeout(patience)?;

@@ -13,7 +13,7 @@ const APART: Duration = Duration::from_secs(1);
 
 /// How often it wants to hear of this process; `None`: not at all. Fails on what it can't have meant.
 pub fn wanted() -> anyhow::Result<Option<Duration>> {
-    let said = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    let said = |name: &str| keelson_sys::handed::said(name).map(|v| v.to_string_lossy().into_owned());
     read(said("WATCHDOG_USEC"), said("WATCHDOG_PID"), std::process::id())
 }
 

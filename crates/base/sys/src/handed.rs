@@ -1,7 +1,8 @@
 //! Sockets that outlive their process: whoever starts services keeps them (`sd_notify(3)`'s FDSTORE), and hands them to the next
 //! process of the same service. Meanwhile connections wait in the kernel's queue, where they would have been refused.
 //!
-//! Who isn't started by such a one keeps nothing, and nothing changes for it.
+//! Who isn't started by such a one keeps nothing, and nothing changes for it. What it said to this process alone is taken out of the
+//! environment: no program that is started here is to speak in this one's name.
 
 use nix::sys::socket::sockopt::AcceptConn;
 use nix::sys::socket::{
@@ -23,9 +24,26 @@ const FIRST: RawFd = 3;
 /// More than any of our processes has.
 const MOST: usize = 64;
 
+/// What whoever starts services says to one process, as systemd.exec(5) has it; of sockets, of words to it, and of which process it is.
+const SAID: [&str; 12] = [
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    NOTIFY,
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "FDSTORE",
+    "MAINPID",
+    "MANAGERPID",
+    "SYSTEMD_EXEC_PID",
+    "MEMORY_PRESSURE_WATCH",
+    "MEMORY_PRESSURE_WRITE",
+];
+const NOTIFY: &str = "NOTIFY_SOCKET";
+
 struct Sockets {
-    /// Where its keeper listens.
-    keeper: Option<OsString>,
+    /// Of those that it said, and that go on to this program begun anew.
+    said: BTreeMap<&'static str, OsString>,
     /// By name. One that a component has taken stays, for when that component starts again: its keeper has the port.
     known: Mutex<BTreeMap<String, Socket>>,
 }
@@ -55,14 +73,25 @@ pub fn take() {
         };
         known.insert(name.to_owned(), Socket { fd, used: false });
     }
-    for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+    let mut said = BTreeMap::new();
+    for name in SAID {
+        said.extend(
+            std::env::var_os(name)
+                .filter(|v| !v.is_empty())
+                .map(|value| (name, value)),
+        );
         // SAFETY: this process has one thread (the caller's promise), so nobody reads the environment meanwhile.
         unsafe { std::env::remove_var(name) };
     }
     let _twice = SOCKETS.set(Sockets {
-        keeper: std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()),
+        said,
         known: Mutex::new(known),
     });
+}
+
+/// What this process was told by whoever started it as a service, under a name such as `NOTIFY_SOCKET`.
+pub fn said(name: &str) -> Option<&'static OsString> {
+    SOCKETS.get()?.said.get(name)
 }
 
 /// The listening socket of this name, if there is one and it has this address.
@@ -105,7 +134,7 @@ fn is(fd: &OwnedFd, kind: SockType, address: SocketAddr) -> bool {
 /// Has a new socket kept for the process after this one, in place of any of this name. Tells whether there is somebody who does.
 pub fn keep(name: &str, socket: BorrowedFd<'_>) -> io::Result<bool> {
     let Some(sockets) = SOCKETS.get() else { return Ok(false) };
-    let Some(keeper) = &sockets.keeper else {
+    let Some(keeper) = said(NOTIFY) else {
         return Ok(false);
     };
     let fd = socket.try_clone_to_owned()?;
@@ -130,7 +159,7 @@ pub fn release() -> Vec<String> {
         .collect();
     for name in &unused {
         known.remove(name);
-        if let Some(keeper) = &sockets.keeper {
+        if let Some(keeper) = said(NOTIFY) {
             // One that is kept in vain costs its keeper a descriptor.
             let _told = tell(keeper, &format!("FDSTOREREMOVE=1\nFDNAME={name}"), None);
         }
@@ -138,10 +167,11 @@ pub fn release() -> Vec<String> {
     unused
 }
 
-/// Has this program, which is to be executed anew in this process, begin with the sockets that it has now: their keeper hands them to
-/// another process only, and has their ports.
+/// Has this program, which is to be executed anew in this process, begin with what it was told and the sockets that it has now: their keeper
+/// hands them to another process only, and has their ports.
 pub fn pass_on(next: &mut Command) -> io::Result<()> {
     let Some(sockets) = SOCKETS.get() else { return Ok(()) };
+    next.envs(sockets.said.iter().filter(|(name, _)| !name.starts_with("LISTEN_")));
     let known = sockets.known.lock().unwrap_or_else(PoisonError::into_inner);
     put(next, &known)
 }
@@ -247,6 +277,50 @@ mod tests {
         let (_, from) = TcpListener::from(fd).accept().unwrap();
         assert_eq!(from, client.local_addr().unwrap());
         std::fs::remove_file(&path).unwrap();
+    }
+
+    /// This test once more, as a service of a manager's.
+    #[test]
+    fn children_hear_nothing_of_what_the_manager_said_but_for_this_program_begun_anew() {
+        const SERVICE: &str = "KEELSON_TEST_SERVICE";
+        let env = |command: &mut Command| String::from_utf8(command.output().unwrap().stdout).unwrap();
+        if std::env::var_os(SERVICE).is_some() {
+            take();
+            assert_eq!(said(NOTIFY), Some(&"/run/manager".into()));
+            assert_eq!(said("WATCHDOG_USEC"), Some(&"7".into()));
+            let mut next = Command::new("/usr/bin/env");
+            println!("child<{}>", env(&mut next));
+            pass_on(&mut next).unwrap();
+            println!("next<{}>", env(&mut next));
+            return;
+        }
+        let name = "handed::tests::children_hear_nothing_of_what_the_manager_said_but_for_this_program_begun_anew";
+        let mut service = Command::new(std::env::current_exe().unwrap());
+        service.args(["--exact", name, "--test-threads=1", "--nocapture"]);
+        service
+            .envs(SAID.map(|name| (name, "7")))
+            .env(NOTIFY, "/run/manager")
+            .env(SERVICE, "1");
+        let output = env(&mut service);
+        let part = |name: &str| {
+            output
+                .split(&format!("{name}<"))
+                .nth(1)
+                .unwrap()
+                .split('>')
+                .next()
+                .unwrap()
+        };
+        let has = |part: &str, name: &str| part.lines().any(|line| line.starts_with(&format!("{name}=")));
+        assert!(has(part("child"), SERVICE), "{output}");
+        for name in SAID {
+            assert!(!has(part("child"), name), "{name}: {output}");
+            assert_eq!(
+                has(part("next"), name),
+                !name.starts_with("LISTEN_"),
+                "{name}: {output}"
+            );
+        }
     }
 
     #[test]
