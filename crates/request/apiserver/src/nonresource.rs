@@ -13,7 +13,6 @@ use crate::upgrades;
 use crate::version;
 use http::{HeaderValue, Method, StatusCode, header};
 use keelson_api::value;
-use keelson_pki::ServiceAccountKeys;
 use keelson_zpages::{Asked, Pages};
 use std::time::Duration;
 
@@ -62,10 +61,11 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
         "/version" => response::indented(StatusCode::OK, &version::version()),
         "/.well-known/openid-configuration" => {
             let config = &server.config;
-            issuer_document(
-                ServiceAccountKeys::openid_configuration(&config.issuer, &config.jwks_uri),
-                "application/json",
-            )
+            let document = server
+                .tokens
+                .keys
+                .openid_configuration(&config.issuer, &config.jwks_uri);
+            issuer_document(document, "application/json")
         }
         "/openid/v1/jwks" => issuer_document(server.tokens.keys.jwks(), "application/jwk-set+json"),
         _ => nowhere(Nowhere::path(server, &context.info)),

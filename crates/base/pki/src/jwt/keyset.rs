@@ -180,7 +180,7 @@ impl Signed {
         self.message.len()
     }
 
-    fn is_by(&self, key: &PublicKey) -> bool {
+    pub(super) fn is_by(&self, key: &PublicKey) -> bool {
         use Hash::{Sha256, Sha384, Sha512};
         let (algorithm, curve) = match self.algorithm.as_str() {
             "RS256" => (Algorithm::Rsa(Sha256), None),

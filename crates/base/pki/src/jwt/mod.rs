@@ -1,4 +1,4 @@
-//! Service-account tokens: JWTs signed with ES256, and the keys that check them.
+//! Service-account tokens: JWTs, and the keys that sign and check them, RSA or ECDSA.
 //!
 //! The key in `sa.key` signs; every key in `sa.pub` (a PEM may hold several) is accepted, so that a key can be replaced
 //! while old tokens live. Whether the objects a token names still exist is the API server's to find out.
@@ -6,23 +6,27 @@
 pub mod keyset;
 mod legacy;
 mod provider;
+mod signing;
 pub mod turn;
 
 pub use legacy::{LEGACY_ISSUER, LegacyClaims};
 pub use provider::install as install_provider;
 
 use crate::files;
-use crate::x509::key::{Curve, PublicKey as Key};
+use crate::x509::key::PublicKey as Key;
 use crate::x509::{Certificate, pem};
 use anyhow::{Context, Result, bail};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use rcgen::{KeyPair, PublicKeyData};
+use keyset::Signed;
+use rcgen::KeyPair;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
+use signing::{SigningKey, algorithm};
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Clocks may differ by this much, as upstream allows.
 pub const LEEWAY_SECONDS: i64 = 60;
@@ -103,19 +107,19 @@ pub enum TokenError {
 }
 
 /// A public key that tokens are checked with.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct PublicKey {
     id: String,
-    /// Uncompressed point: 4, x, y.
-    point: Vec<u8>,
-    decoding: DecodingKey,
+    algorithm: &'static str,
+    key: Key,
 }
 
 /// The keys of service-account tokens.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ServiceAccountKeys {
-    signing: EncodingKey,
-    header: Header,
+    signing: Arc<SigningKey>,
+    /// Of the key that signs.
+    header: String,
     public: Vec<PublicKey>,
 }
 
@@ -160,50 +164,48 @@ impl ServiceAccountKeys {
 
     /// With a key that signs, and more by which tokens are taken: public or private keys, or certificates, in PEM.
     pub fn with(signing: &str, taken: &[String]) -> Result<Self> {
-        let key = KeyPair::from_pem(signing).context("the key has to be ECDSA P-256, in PKCS #8")?;
+        let key = SigningKey::from_pem(signing)?;
         let mut keys = Vec::new();
         for pem in taken {
             keys.extend(public_halves(pem)?);
         }
-        Self::of_halves(&key, keys)
+        Self::of_halves(key, keys)
     }
 
     fn new(key: &KeyPair, published: &str) -> Result<Self> {
-        let keys = rustls_pki_types::SubjectPublicKeyInfoDer::pem_slice_iter(published.as_bytes());
-        let keys: Result<Vec<_>, _> = keys.map(|key| key.map(|key| key.to_vec())).collect();
-        Self::of_halves(key, keys.map_err(|e| anyhow::anyhow!("no PEM public key: {e}"))?)
+        Self::of_halves(SigningKey::from_pem(&key.serialize_pem())?, public_halves(published)?)
     }
 
-    fn of_halves(key: &KeyPair, published: Vec<Vec<u8>>) -> Result<Self> {
-        provider::install();
-        anyhow::ensure!(
-            key.is_compatible(&rcgen::PKCS_ECDSA_P256_SHA256),
-            "service-account keys have to be ECDSA P-256"
-        );
-        let own = public_key(&key.subject_public_key_info())?;
-        let mut header = Header::new(Algorithm::ES256);
-        header.typ = None;
-        header.kid = Some(own.id.clone());
+    fn of_halves(key: SigningKey, published: Vec<Key>) -> Result<Self> {
+        let own = public_key(key.public.clone())?;
+        let header = serde_json::json!({"alg": own.algorithm, "kid": own.id}).to_string();
         let mut public = vec![own];
         for other in published {
-            let other = public_key(&other)?;
+            let other = public_key(other)?;
             if public.iter().all(|k| k.id != other.id) {
                 public.push(other);
             }
         }
         Ok(ServiceAccountKeys {
-            signing: EncodingKey::from_ec_der(&key.serialize_der()),
-            header,
+            signing: Arc::new(key),
+            header: URL_SAFE_NO_PAD.encode(header),
             public,
         })
     }
 
     pub fn sign(&self, claims: &Claims) -> Result<String> {
-        jsonwebtoken::encode(&self.header, claims, &self.signing).context("signing a token")
+        self.signed(claims)
     }
 
     pub fn sign_legacy(&self, claims: &LegacyClaims) -> Result<String> {
-        jsonwebtoken::encode(&self.header, claims, &self.signing).context("signing a token")
+        self.signed(claims)
+    }
+
+    fn signed(&self, claims: &impl Serialize) -> Result<String> {
+        let claims = URL_SAFE_NO_PAD.encode(serde_json::to_vec(claims)?);
+        let message = format!("{}.{claims}", self.header);
+        let signature = self.signing.sign(message.as_bytes()).context("signing a token")?;
+        Ok(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
     /// The issuer that a token claims, unverified: tells whose token it is.
@@ -243,92 +245,93 @@ impl ServiceAccountKeys {
         self.verified(token)
     }
 
-    fn verified<T: DeserializeOwned + Clone>(&self, token: &str) -> Result<T, TokenError> {
-        let header = jsonwebtoken::decode_header(token).map_err(|e| TokenError::Invalid(e.to_string()))?;
-        let mut candidates = self
-            .public
-            .iter()
-            .filter(|k| header.kid.as_ref().is_none_or(|kid| kid.is_empty() || *kid == k.id))
-            .peekable();
+    fn verified<T: DeserializeOwned>(&self, token: &str) -> Result<T, TokenError> {
+        let signed = Signed::parse(token).map_err(TokenError::Invalid)?;
+        let is_named = |k: &&PublicKey| signed.key_id.is_empty() || signed.key_id == k.id;
+        let mut candidates = self.public.iter().filter(is_named).peekable();
         if candidates.peek().is_none() {
             return Err(TokenError::UnknownKey);
         }
-        let mut validation = Validation::new(Algorithm::ES256);
-        validation.required_spec_claims.clear();
-        // Times and audiences are checked by the caller, with its clock.
-        validation.validate_exp = false;
-        validation.validate_aud = false;
-        let mut last = TokenError::UnknownKey;
-        for key in candidates {
-            match jsonwebtoken::decode::<T>(token, &key.decoding, &validation) {
-                Ok(data) => return Ok(data.claims),
-                Err(e) => last = TokenError::Invalid(e.to_string()),
-            }
+        if !candidates.any(|k| signed.is_by(&k.key)) {
+            return Err(TokenError::Invalid(
+                "go-jose/go-jose: error in cryptographic primitive".into(),
+            ));
         }
-        Err(last)
+        // Times and audiences are checked by the caller, with its clock.
+        serde_json::from_slice(&signed.payload).map_err(|e| TokenError::Invalid(e.to_string()))
     }
 
     /// The JSON Web Key Set that others check tokens with.
     pub fn jwks(&self) -> serde_json::Value {
-        let keys: Vec<_> = self
-            .public
-            .iter()
-            .map(|k| {
-                serde_json::json!({
-                    "use": "sig", "kty": "EC", "kid": k.id, "crv": "P-256", "alg": "ES256",
-                    "x": URL_SAFE_NO_PAD.encode(&k.point[1..33]), "y": URL_SAFE_NO_PAD.encode(&k.point[33..65]),
-                })
-            })
-            .collect();
+        let keys: Vec<_> = self.public.iter().map(PublicKey::jwk).collect();
         serde_json::json!({ "keys": keys })
     }
 
     /// The OpenID provider document.
-    pub fn openid_configuration(issuer: &str, jwks_uri: &str) -> serde_json::Value {
+    pub fn openid_configuration(&self, issuer: &str, jwks_uri: &str) -> serde_json::Value {
+        let algorithms: BTreeSet<&str> = self.public.iter().map(|k| k.algorithm).collect();
         serde_json::json!({
             "issuer": issuer, "jwks_uri": jwks_uri, "response_types_supported": ["id_token"],
-            "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"],
+            "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": algorithms,
         })
     }
 }
 
-use rustls_pki_types::pem::PemObject;
+impl PublicKey {
+    fn jwk(&self) -> serde_json::Value {
+        let mut jwk = serde_json::json!({"use": "sig", "kid": self.id, "alg": self.algorithm});
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let mut set = |name: &str, value: String| jwk[name] = value.into();
+        match &self.key {
+            Key::Rsa { modulus, exponent } => {
+                let exponent = exponent.to_be_bytes();
+                let zeros = exponent.iter().take_while(|byte| **byte == 0).count();
+                set("kty", "RSA".into());
+                set("n", encode(modulus));
+                set("e", encode(&exponent[zeros..]));
+            }
+            Key::Ecdsa(curve, point) => {
+                let (x, y) = point[1..].split_at(curve.size());
+                set("kty", "EC".into());
+                set("crv", format!("P-{}", &format!("{curve:?}")[1..]));
+                set("x", encode(x));
+                set("y", encode(y));
+            }
+            // No token is signed by others.
+            Key::Ed25519(_) | Key::Dsa => {}
+        }
+        jwk
+    }
+}
 
-/// The public keys in a file, which may hold private keys or certificates in their place, as upstream takes them.
-fn public_halves(text: &str) -> Result<Vec<Vec<u8>>> {
+/// The public keys in a file, which may hold private keys or certificates in their place, as upstream takes them; what is no key may stand
+/// beside them.
+fn public_halves(text: &str) -> Result<Vec<Key>> {
     let mut keys = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((block, after)) = pem::next(rest) {
-        keys.push(match block.label.as_str() {
-            "PUBLIC KEY" => block.bytes,
-            "CERTIFICATE" => {
-                let key = Certificate::from_der(&block.bytes).context("the certificate")?.key;
-                key.and_then(|key| key.to_der())
-                    .context("a certificate's key is of an unknown kind")?
-            }
-            "PRIVATE KEY" | "EC PRIVATE KEY" => {
-                let key = KeyPair::try_from(block.bytes.as_slice());
-                key.context("a private key has to be ECDSA P-256, in PKCS #8")?
-                    .subject_public_key_info()
-            }
-            other => bail!("a {other} is no key that tokens can be checked with"),
+        keys.extend(match block.label.as_str() {
+            "PUBLIC KEY" => Key::parse(&block.bytes).context("no public key")?,
+            "CERTIFICATE" => Certificate::from_der(&block.bytes).context("the certificate")?.key,
+            _ => SigningKey::from_block(&block)?.map(|key| key.public),
         });
         rest = after;
     }
-    anyhow::ensure!(!keys.is_empty(), "there is no key in PEM");
+    anyhow::ensure!(
+        !keys.is_empty(),
+        "data does not contain any valid RSA or ECDSA public keys"
+    );
     Ok(keys)
 }
 
-/// A key from its DER; its id is the hash of that, as upstream derives it.
-fn public_key(spki: &[u8]) -> Result<PublicKey> {
-    let Some(Key::Ecdsa(Curve::P256, point)) = Key::parse(spki).context("no public key")? else {
-        anyhow::bail!("service-account keys have to be ECDSA P-256");
-    };
-    let id = URL_SAFE_NO_PAD.encode(sha2::Sha256::digest(spki));
+/// A key's id is the hash of its DER, as upstream derives it.
+fn public_key(key: Key) -> Result<PublicKey> {
+    let signs = algorithm(&key).zip(key.to_der());
+    let (algorithm, der) = signs.context("service-account keys have to be RSA, or ECDSA over P-256, P-384 or P-521")?;
     Ok(PublicKey {
-        id,
-        decoding: DecodingKey::from_ec_der(&point),
-        point,
+        id: URL_SAFE_NO_PAD.encode(sha2::Sha256::digest(der)),
+        algorithm,
+        key,
     })
 }
 
@@ -435,13 +438,48 @@ mod tests {
     #[test]
     fn the_key_set_names_the_signing_key() {
         let keys = ServiceAccountKeys::generate().unwrap();
+        provider::install();
         let header = jsonwebtoken::decode_header(keys.sign(&claims()).unwrap()).unwrap();
         let set: jsonwebtoken::jwk::JwkSet = serde_json::from_value(keys.jwks()).unwrap();
         let jwk = set.find(header.kid.as_deref().unwrap()).unwrap();
-        let mut v = Validation::new(Algorithm::ES256);
+        let mut v = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::ES256);
         v.validate_exp = false;
         v.validate_aud = false;
         let token = keys.sign(&claims()).unwrap();
-        jsonwebtoken::decode::<Claims>(&token, &DecodingKey::from_jwk(jwk).unwrap(), &v).unwrap();
+        let key = jsonwebtoken::DecodingKey::from_jwk(jwk).unwrap();
+        jsonwebtoken::decode::<Claims>(&token, &key, &v).unwrap();
+    }
+
+    /// Keys in all forms in which openssl writes them, and what upstream's own code makes of them: ids, set, document, tokens.
+    #[test]
+    fn keys_of_all_kinds_sign_and_are_told_of_as_upstream_does_it() {
+        let golden: serde_json::Value = serde_json::from_str(include_str!("upstream.json")).unwrap();
+        let names: Vec<&str> = golden["order"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|n| n.as_str())
+            .collect();
+        let pem = |name: &str| golden["keys"][name].as_str().unwrap().to_string();
+        let all: Vec<String> = names.iter().map(|name| pem(name)).collect();
+        let keys = ServiceAccountKeys::with(&all[0], &all).unwrap();
+        assert_eq!(keys.jwks(), golden["jwks"]);
+        let document = keys.openid_configuration("https://issuer.example", "https://issuer.example/openid/v1/jwks");
+        assert_eq!(document, golden["configuration"]);
+        assert_eq!(names.len(), 5);
+        for name in names {
+            let theirs = golden["tokens"][name].as_str().unwrap();
+            let told = keys.verify(theirs).unwrap();
+            assert_eq!(told.sub, format!("system:serviceaccount:default:{name}"));
+            let own = ServiceAccountKeys::of_key(&pem(name)).unwrap();
+            let ours = own.sign(&told).unwrap();
+            let head = |token: &str| token.split('.').next().unwrap().to_string();
+            assert_eq!(head(&ours), head(theirs), "{name}: algorithm and key");
+            assert_eq!(keys.verify(&ours).unwrap(), told, "{name}");
+            let (body, signature) = ours.rsplit_once('.').unwrap();
+            let other = if signature.starts_with('A') { "B" } else { "A" };
+            let forged = format!("{body}.{other}{}", &signature[1..]);
+            assert!(matches!(keys.verify(&forged), Err(TokenError::Invalid(_))), "{name}");
+        }
     }
 }

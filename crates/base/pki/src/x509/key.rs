@@ -13,7 +13,7 @@ pub enum Curve {
 }
 
 impl Curve {
-    fn of(identifier: &[u8]) -> Option<Curve> {
+    pub(crate) fn of(identifier: &[u8]) -> Option<Curve> {
         Some(match identifier {
             oid::P224 => Curve::P224,
             oid::P256 => Curve::P256,

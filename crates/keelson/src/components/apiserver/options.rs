@@ -74,10 +74,10 @@ pub struct Options {
     /// Authorities of client certificates
     #[arg(long, value_name = "FILE")]
     client_ca_file: PathBuf,
-    /// Keys (or their certificates) by which service accounts' tokens are taken, ECDSA P-256; may be given several times
+    /// Keys (or their certificates) by which service accounts' tokens are taken, RSA or ECDSA; may be given several times
     #[arg(long, value_name = "FILE", required = true)]
     service_account_key_file: Vec<PathBuf>,
-    /// Key that signs them, ECDSA P-256 in PKCS #8
+    /// Key that signs them: RSA of 2048 to 4096 bits, or ECDSA over P-256, P-384 or P-521
     #[arg(long, value_name = "FILE")]
     service_account_signing_key_file: PathBuf,
     /// Who issues them

@@ -13,7 +13,7 @@ use super::{Remarks, TokenAuthenticator, TokenIdentity, bootstrap};
 use crate::config::file::together;
 use crate::joining::Joining;
 use crate::request::user::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED};
-use crate::request::{Request, RequestContext, UserInfo, name_of, socket};
+use crate::request::{Request, RequestContext, UserInfo, extra_key, name_of, socket};
 use crate::serve::{InProcessIdentity, Loopback};
 use crate::sync;
 use async_trait::async_trait;
@@ -202,8 +202,7 @@ fn vouched(headers: &HeaderMap) -> Option<UserInfo> {
     };
     for (key, value) in headers {
         if let Some(key) = key.as_str().strip_prefix("x-remote-extra-") {
-            let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy();
-            user.extra.entry(key.into()).or_default().push(text(value));
+            user.extra.entry(extra_key(key)).or_default().push(text(value));
         }
     }
     Some(user)

@@ -22,5 +22,15 @@ pub fn name_of(value: &http::HeaderValue) -> keelson_api::Str {
     keelson_api::Str::from(&*String::from_utf8_lossy(value.as_bytes()))
 }
 
+/// The name of something more about a user, as a header's name has it. One that is escaped wrongly stands as it is.
+pub fn extra_key(escaped: &str) -> keelson_api::Str {
+    let mut escapes = escaped.split('%').skip(1);
+    let good = escapes.all(|e| e.len() >= 2 && e.as_bytes()[..2].iter().all(u8::is_ascii_hexdigit));
+    match good {
+        true => keelson_api::Str::from(&*percent_encoding::percent_decode_str(escaped).decode_utf8_lossy()),
+        false => keelson_api::Str::from(escaped),
+    }
+}
+
 pub type Request = http::Request<Body>;
 pub type Response = http::Response<Body>;

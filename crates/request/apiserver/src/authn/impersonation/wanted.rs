@@ -1,6 +1,6 @@
 //! Who is to be acted as, as the headers say: nothing is completed and nothing judged.
 
-use crate::request::{UserInfo, name_of};
+use crate::request::{UserInfo, extra_key, name_of};
 use http::{HeaderMap, HeaderName};
 use keelson_api::{ApiError, ApiResult, Str};
 use std::fmt::Write;
@@ -31,7 +31,7 @@ pub fn take(headers: &mut HeaderMap) -> ApiResult<Option<UserInfo>> {
         };
         wanted
             .extra
-            .entry(unescaped(field))
+            .entry(extra_key(field))
             .or_default()
             .extend(all(key.as_str()));
     }
@@ -47,11 +47,6 @@ pub fn take(headers: &mut HeaderMap) -> ApiResult<Option<UserInfo>> {
         headers.remove(key);
     }
     Ok(Some(wanted))
-}
-
-fn unescaped(field: &str) -> Str {
-    let decoded = percent_encoding::percent_decode_str(field).decode_utf8_lossy();
-    Str::from(&*decoded)
 }
 
 /// As Go shows the value, which the message has.
@@ -107,6 +102,22 @@ mod tests {
         assert_eq!(wanted.extra["example.com/scopes"], ["x", "y"]);
         assert_eq!(given, headers(&[("accept", "*/*")]));
         assert_eq!(take(&mut given).unwrap(), None);
+    }
+
+    /// As Go's `PathUnescape` has it: one escape that is none leaves the whole key as it was sent.
+    #[test]
+    fn a_key_that_is_escaped_wrongly_stands_as_it_is() {
+        for (sent, key) in [
+            ("a%2fb", "a/b"),
+            ("a%2Fb%41", "a/bA"),
+            ("a+b", "a+b"),
+            ("100%", "100%"),
+            ("%zz%41", "%zz%41"),
+            ("%4", "%4"),
+            ("a%2fb%2", "a%2fb%2"),
+        ] {
+            assert_eq!(extra_key(sent), key, "{sent}");
+        }
     }
 
     /// Left out, somebody would act as himself who asked to be less.
