@@ -76,7 +76,7 @@ const AFTER_HELP: &str = "Every option of `server` and `agent` can also stand in
 environment (KEELSON_ and the name in capitals). The command line wins over the environment, the environment over the file.";
 
 #[derive(Parser)]
-#[command(name = "keelson", about = "Kubernetes as one program", disable_version_flag = true)]
+#[command(name = "keelson", about = "Kubernetes as one program", version = version::text())]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -307,11 +307,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Rollback(options) => upgrade::rollback(options),
         Command::Uninstall(options) => uninstall::main(options),
         Command::Version => {
-            println!(
-                "keelson {} (Kubernetes v{})",
-                version::VERSION,
-                config::KUBERNETES_VERSION
-            );
+            println!("keelson {}", version::text());
             Ok(ExitCode::SUCCESS)
         }
     }
