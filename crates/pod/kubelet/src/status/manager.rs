@@ -173,10 +173,12 @@ impl StatusManager {
     }
 
     pub fn forget(&self, uid: &str) {
-        let gone = self.0.entries.lock().remove(uid);
-        if let Some(entry) = gone {
-            self.told(Change::Forgotten(entry.pod));
-        }
+        self.0.entries.lock().remove(uid);
+    }
+
+    /// The pod isn't this node's any more: nobody who lists its pods from now on finds it.
+    pub fn gone(&self, pod: Arc<Pod>) {
+        self.told(Change::Forgotten(pod));
     }
 
     /// The newest status not yet sent; `None` ends the sending task.

@@ -146,6 +146,8 @@ pub(super) async fn run(kl: Arc<Kubelet>, handle: Arc<Handle>) {
         }
     }
     w.kl.workers.forget(&uid);
+    // Told last: who begins to watch before that finds it, and who begins after doesn't.
+    w.kl.status.gone(handle.pod());
     w.kl.workers.wake_deferred();
     tracing::debug!(pod = %pods::describe(&pod), "pod is gone from this node");
 }
