@@ -188,6 +188,7 @@ impl Cluster {
         if config.runs(Component::Agent) {
             let to_nodes = AsSomebody::node(pki.clone(), &config.node_name);
             let access = Access {
+                telling: Telling::new(&Measures::default(), &telling.host),
                 clients: clients.clone(),
                 serving: serving_certificate(&mut running, config, pki)?,
                 clients_known: authorities.clients(),

@@ -32,6 +32,8 @@ const VERSION_LABEL: &str = "keelson.io/version";
 const TEST_HANDLER: &str = "test-handler";
 
 pub struct Access {
+    /// Where is counted what the kubelet's page tells of its requests and certificates.
+    pub telling: Telling,
     pub clients: Arc<dyn ClientFactory>,
     /// By which the kubelet is known to who reaches it.
     pub serving: Arc<dyn ResolvesServerCert>,
@@ -288,6 +290,7 @@ fn kubelet_config(config: &Config, access: Access) -> anyhow::Result<keelson_kub
         listen: Some(SocketAddr::new(config.bind_address, config.kubelet_port)),
         port: config.kubelet_port,
         tracing: config.tracing.clone(),
+        telling: Some(access.telling),
         flags: Some(crate::flagz::of_this_process()),
         tls: Some(ServingTls {
             identity: access.serving,

@@ -98,10 +98,15 @@ impl Rest {
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
+        let bytes = body.len();
         let mut request = request.body(Body::from(body)).map_err(Error::HttpError)?;
         keelson_trace::headers::inject(request.headers_mut());
+        let came = Instant::now();
         if let Some(pace) = &self.pace {
             pace.turn().await;
+        }
+        if let Some(told) = &self.told {
+            told.begins(method.as_str(), bytes, came.elapsed());
         }
         let _seat = match &self.together {
             Some(together) if !streams => together.seat().await,
@@ -119,17 +124,29 @@ impl Rest {
             return Ok(response);
         }
         let code = response.status().as_u16();
-        let text = collect(response).await?;
+        let text = self.collect(&method, response).await?;
         Err(Error::Api(Box::new(status(code, &text))))
     }
 
     /// One request, one JSON answer.
     pub async fn call(&self, method: Method, uri: &str, content_type: &str, body: Vec<u8>) -> Result<Bytes> {
-        collect(self.send(method, uri, JSON, content_type, body, false).await?).await
+        let answer = self.send(method.clone(), uri, JSON, content_type, body, false).await?;
+        self.collect(&method, answer).await
+    }
+
+    /// The whole of an answer.
+    async fn collect(&self, method: &Method, response: http::Response<Body>) -> Result<Bytes> {
+        let body = http_body_util::Limited::new(response.into_body(), MAX_RESPONSE);
+        let body = body.collect().await.map_err(Error::Service)?.to_bytes();
+        if let Some(told) = &self.told {
+            told.read(method.as_str(), body.len());
+        }
+        Ok(body)
     }
 
     pub async fn get(&self, uri: &str, accept: &str) -> Result<Bytes> {
-        collect(self.send(Method::GET, uri, accept, JSON, Vec::new(), false).await?).await
+        let answer = self.send(Method::GET, uri, accept, JSON, Vec::new(), false).await?;
+        self.collect(&Method::GET, answer).await
     }
 
     /// A GET whose body is read as it arrives.
@@ -140,16 +157,6 @@ impl Rest {
 }
 
 pub const JSON: &str = "application/json";
-
-async fn collect(response: http::Response<Body>) -> Result<Bytes> {
-    match http_body_util::Limited::new(response.into_body(), MAX_RESPONSE)
-        .collect()
-        .await
-    {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) => Err(Error::Service(error)),
-    }
-}
 
 fn status(code: u16, body: &[u8]) -> Status {
     if let Ok(mut status) = serde_json::from_slice::<Status>(body)

@@ -28,9 +28,16 @@ pub struct Requests {
     host: String,
     total: IntCounterVec,
     durations: HistogramVec,
+    paced: HistogramVec,
+    sent: HistogramVec,
+    received: HistogramVec,
     leads: IntGaugeVec,
 }
 
+/// Bytes.
+const SIZES: &[f64] = &[
+    64.0, 256.0, 512.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0, 16777216.0,
+];
 /// Seconds.
 const TIMES: &[f64] = &[0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
 
@@ -50,12 +57,43 @@ impl Requests {
                 TIMES,
                 &["verb", "host"],
             ),
+            paced: m.histograms(
+                "rest_client_rate_limiter_duration_seconds",
+                "How long requests waited here for their turn",
+                TIMES,
+                &["verb", "host"],
+            ),
+            sent: m.histograms(
+                "rest_client_request_size_bytes",
+                "Size of requests' bodies",
+                SIZES,
+                &["verb", "host"],
+            ),
+            received: m.histograms(
+                "rest_client_response_size_bytes",
+                "Size of answers' bodies",
+                SIZES,
+                &["verb", "host"],
+            ),
             leads: m.gauges(
                 "leader_election_master_status",
                 "Whether this process holds the lease",
                 &["name"],
             ),
         })
+    }
+
+    /// It is its turn.
+    pub(crate) fn begins(&self, method: &str, bytes: usize, waited: Duration) {
+        let of = [method, self.host.as_str()];
+        self.paced.with_label_values(&of).observe(waited.as_secs_f64());
+        self.sent.with_label_values(&of).observe(bytes as f64);
+    }
+
+    /// The whole of an answer is there.
+    pub(crate) fn read(&self, method: &str, bytes: usize) {
+        let of = [method, self.host.as_str()];
+        self.received.with_label_values(&of).observe(bytes as f64);
     }
 
     /// The head of an answer is there; no code: none came. Streams take as long as they like.
@@ -144,7 +182,9 @@ mod tests {
                 _ => 200,
             };
             let answer = http::Response::builder().status(code);
-            answer.body(Full::new(Bytes::new())).map_err(std::io::Error::other)
+            answer
+                .body(Full::new(Bytes::from_static(b"{}")))
+                .map_err(std::io::Error::other)
         });
         let telling = Telling::new(&Measures::default(), "10.0.0.1:6443");
         let rest = Rest::new(kube::Client::new(service, "default"), "test").telling(&telling);
@@ -165,6 +205,10 @@ mod tests {
             format!(r#"rest_client_requests_total{{code="<error>",{host},method="GET"}} 1"#),
             format!(r#"rest_client_requests_total{{code="201",{host},method="POST"}} 1"#),
             format!(r#"rest_client_request_duration_seconds_count{{{host},verb="GET"}} 3"#),
+            format!(r#"rest_client_rate_limiter_duration_seconds_count{{{host},verb="GET"}} 4"#),
+            format!(r#"rest_client_request_size_bytes_count{{{host},verb="GET"}} 4"#),
+            format!(r#"rest_client_response_size_bytes_sum{{{host},verb="GET"}} 4"#),
+            format!(r#"rest_client_response_size_bytes_count{{{host},verb="GET"}} 2"#),
             r#"leader_election_master_status{name="kube-scheduler"} 1"#.into(),
         ] {
             assert!(page.lines().any(|l| l == line), "{line} is not in\n{page}");

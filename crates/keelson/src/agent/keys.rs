@@ -2,6 +2,7 @@
 //! with its key in one file that is replaced whole, is requested from the cluster when it nears its end, and is swapped
 //! while all goes on.
 
+use super::told::Told;
 use super::trust::Trusted;
 use crate::issue;
 use anyhow::{Context, bail};
@@ -52,18 +53,24 @@ impl Purpose {
 #[derive(Debug)]
 pub struct Slot {
     file: PathBuf,
-    used: RwLock<Option<Arc<CertifiedKey>>>,
+    used: RwLock<Option<Used>>,
+}
+
+#[derive(Debug)]
+struct Used {
+    key: Arc<CertifiedKey>,
+    facts: CertFacts,
 }
 
 impl ResolvesServerCert for Slot {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.used.read().clone()
+        self.used.read().as_ref().map(|used| used.key.clone())
     }
 }
 
 impl ResolvesClientCert for Slot {
     fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.used.read().clone()
+        self.used.read().as_ref().map(|used| used.key.clone())
     }
     fn has_certs(&self) -> bool {
         self.used.read().is_some()
@@ -136,10 +143,15 @@ impl Slot {
         let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| anyhow::anyhow!("no PEM key: {e}"))?;
         let provider = tls::provider();
         let pair = CertifiedKey::from_der(tls::certificates(pem)?, key, &provider);
-        *self.used.write() = Some(Arc::new(
-            pair.with_context(|| format!("using {}", self.file.display()))?,
-        ));
+        let key = Arc::new(pair.with_context(|| format!("using {}", self.file.display()))?);
+        let facts = authority::read_certificate(pem)?;
+        *self.used.write() = Some(Used { key, facts });
         Ok(())
+    }
+
+    /// What the certificate says that is in use.
+    pub fn facts(&self) -> Option<CertFacts> {
+        self.used.read().as_ref().map(|used| used.facts.clone())
     }
 
     /// Gets a new certificate from the cluster, keeps it and takes it into use; tells when to renew it.
@@ -164,12 +176,13 @@ impl Slot {
         Ok(wanted.renew_at(&facts, &cert))
     }
 
-    /// Keeps the certificate good until `stop` fires. `renewed` is called after each new one.
+    /// Keeps the certificate good until `stop` fires. `renewed` is called after each new one, `told` counts.
     pub async fn keep(
         &self,
         rest: &Rest,
         purpose: Purpose,
         wanted: &Wanted,
+        told: &Told,
         renewed: impl Fn(),
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
@@ -179,10 +192,13 @@ impl Slot {
             let due = match self.load(wanted)? {
                 Some(due) if due > keelson_clock::now().as_second() => due,
                 _ => {
+                    let before = self.facts();
                     let due = tokio::select! {
                         () = stop.cancelled() => return Ok(()),
-                        due = self.request(rest, purpose, wanted) => due.with_context(|| format!("the {purpose:?} certificate"))?,
+                        due = self.request(rest, purpose, wanted) => due.inspect_err(|_| told.failed()),
                     };
+                    let due = due.with_context(|| format!("the {purpose:?} certificate"))?;
+                    told.replaced(before);
                     tracing::info!(file = %self.file.display(), "got a new certificate");
                     renewed();
                     due

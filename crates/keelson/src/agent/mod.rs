@@ -14,6 +14,7 @@ pub(crate) mod join;
 pub(crate) mod keys;
 mod options;
 pub(crate) mod servers;
+pub(crate) mod told;
 pub(crate) mod trust;
 
 pub use options::Options;
@@ -30,6 +31,7 @@ use anyhow::{Context, bail};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use keelson_client::rest::Rest;
 use keelson_client::{ClientFactory, Informer, InformerOptions, Telling};
+use keelson_measure::Measures;
 use keelson_network::underlay;
 use keelson_pki::{JoinToken, San};
 use keys::{Purpose, Wanted};
@@ -39,6 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use told::Told;
 use trust::Trusted;
 
 /// Between two attempts to join or to read the cluster's settings, while no server can be reached.
@@ -97,7 +100,12 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<(Supervisor,
     let mut components = Supervisor::default();
     let clients: Arc<dyn ClientFactory> = Arc::new(link.clone());
     let proof = Arc::new(join::trusting(wanted.trusted.roots(), Some(client.clone()))?);
+    let telling = Telling::new(&Measures::default(), servers::NAME);
+    let told = |purpose, slot| Arc::new(Told::new(&telling.measures, purpose, slot));
+    let told = [(Purpose::Client, &client), (Purpose::Serving, &serving)].map(|(purpose, slot)| told(purpose, slot));
+    let [told_of_client, told_of_serving] = told;
     let access = Access {
+        telling: telling.clone(),
         clients: clients.clone(),
         serving: serving.clone(),
         clients_known: wanted.trusted.roots(),
@@ -121,7 +129,11 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<(Supervisor,
     upgrade::all::follow(&mut components, &config, clients.as_ref(), Role::Agent, programs);
     components.spawn("client-certificate", move |stop| {
         let (slot, link, rest, wanted) = (client.clone(), link.clone(), rest.clone(), asked.clone());
-        async move { slot.keep(&rest, Purpose::Client, &wanted, || link.renew(), stop).await }
+        let told = told_of_client.clone();
+        async move {
+            slot.keep(&rest, Purpose::Client, &wanted, &told, || link.renew(), stop)
+                .await
+        }
     });
     let wanted = Wanted {
         sans: [San::Dns(config.node_name.clone())]
@@ -132,7 +144,8 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<(Supervisor,
     };
     components.spawn("serving-certificate", move |stop| {
         let (slot, rest, wanted) = (serving.clone(), node.clone(), wanted.clone());
-        async move { slot.keep(&rest, Purpose::Serving, &wanted, || (), stop).await }
+        let told = told_of_serving.clone();
+        async move { slot.keep(&rest, Purpose::Serving, &wanted, &told, || (), stop).await }
     });
     components.spawn("trust", move |stop| {
         trusted.clone().follow(follower.clone(), node_name.clone(), stop)

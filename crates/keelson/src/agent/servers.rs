@@ -31,7 +31,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// A name that stands in the certificate of every API server.
-const NAME: &str = "kubernetes.default.svc";
+pub const NAME: &str = "kubernetes.default.svc";
 /// How long one server may take to be connected, TLS included, before the next is tried.
 const CONNECT: Duration = Duration::from_secs(3);
 /// A silent connection is asked after the first, and given up after the second.

@@ -25,8 +25,13 @@ impl Reach {
     pub async fn telling(&self) -> anyhow::Result<Telling> {
         let measures = Measures::default();
         keelson_apiserver::version::tell(&measures);
-        let host = keelson_client::host(&self.kubeconfig).await.context("--kubeconfig")?;
+        let host = self.host().await?;
         Ok(Telling { measures, host })
+    }
+
+    /// `host:port` of the API server.
+    pub async fn host(&self) -> anyhow::Result<String> {
+        keelson_client::host(&self.kubeconfig).await.context("--kubeconfig")
     }
 
     pub async fn client(&self) -> anyhow::Result<kube::Client> {

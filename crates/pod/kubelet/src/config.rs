@@ -5,9 +5,9 @@ use crate::gc::attic::Attic;
 use crate::managers::{memory, topology};
 use crate::shutdown::groups::Period;
 use anyhow::Context;
-use keelson_client::Pace;
 use keelson_client::reviews::Remember;
 use keelson_client::revocations::Revocations;
+use keelson_client::{Pace, Telling};
 use keelson_pki::verify::{Live, Roots};
 use keelson_zpages::Flags;
 use rustls::server::ResolvesServerCert;
@@ -232,6 +232,8 @@ pub struct Config {
     pub reviews: Remember,
     /// What has been taken back in this cluster; `None`: the cluster keeps no such list.
     pub revocations: Option<Arc<Revocations>>,
+    /// What of this kubelet others count (its requests, its certificates), for its page of metrics.
+    pub telling: Option<Telling>,
     /// What the program was told, for `/flagz`; `None`: that isn't served.
     pub flags: Option<Arc<Flags>>,
     /// What other nodes may have of images here; `None`: nothing.
@@ -336,6 +338,7 @@ impl Default for Config {
             anonymous: false,
             reviews: Remember::default(),
             revocations: None,
+            telling: None,
             flags: None,
             archives: None,
             debugging_handlers: true,

@@ -138,6 +138,10 @@ pub async fn build(
     let managers = Managers::new(&host, &metrics, &cfg).map_err(anyhow::Error::msg)?;
     let userns = UserNamespaces::new(&*host, &layout, &cfg).map_err(anyhow::Error::msg)?;
     let unpaced = Rest::new(client, "kubelet");
+    let unpaced = match &cfg.telling {
+        Some(telling) => unpaced.telling(telling),
+        None => unpaced,
+    };
     let unpaced = match &cfg.company {
         Some(company) => unpaced.together(company.together.clone()),
         None => unpaced,

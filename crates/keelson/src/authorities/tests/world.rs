@@ -5,6 +5,7 @@ use crate::addons::{Scope, grants};
 use crate::agent::join;
 use crate::agent::keys::{Purpose, Slot, Wanted, slots};
 use crate::agent::servers::{Link, Servers};
+use crate::agent::told::Told;
 use crate::agent::trust::Trusted;
 use crate::authorities::{Authorities, Front, Own};
 use crate::components::controller_manager;
@@ -22,6 +23,7 @@ use keelson_client::ClientFactory;
 use keelson_client::objects::Objects;
 use keelson_client::rest::Rest;
 use keelson_clock::Simulation;
+use keelson_measure::Measures;
 use keelson_pki::{BootstrapToken, Kubeconfig, Pki, San, authority, verify};
 use keelson_store::Memory;
 use serde_json::{Value, json};
@@ -300,6 +302,7 @@ impl Machine {
     /// Until the certificate is good for some time.
     async fn keep(&self, slot: &Arc<Slot>, purpose: Purpose, wanted: &Wanted, renewed: impl Fn()) {
         let stop = CancellationToken::new();
+        let told = Told::new(&Measures::default(), purpose, slot);
         let good = eventually("a certificate is renewed", async || {
             match slot.load(wanted).unwrap() {
                 Some(due) if due > keelson_clock::now().as_second() => return Ok(()),
@@ -308,7 +311,7 @@ impl Machine {
             Err(format!("{purpose:?} is not good yet"))
         });
         tokio::select! {
-            done = slot.keep(&self.own, purpose, wanted, renewed, stop) => panic!("{done:?}"),
+            done = slot.keep(&self.own, purpose, wanted, &told, renewed, stop) => panic!("{done:?}"),
             () = good => {}
         }
     }

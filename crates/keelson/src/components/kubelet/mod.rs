@@ -10,10 +10,12 @@ use crate::{config, families, kubelet_options, traces};
 use anyhow::{Context, ensure};
 use clap::Args;
 use flags::Flags;
+use keelson_client::Telling;
 use keelson_cri::CriClients;
 use keelson_kubelet::configuration::Document;
 use keelson_kubelet::server::identity::Files;
 use keelson_kubelet::{Alone, Config, ServingTls};
+use keelson_measure::Measures;
 use keelson_pki::San;
 use keelson_pki::authority::{Authority, CertSpec};
 use std::net::IpAddr;
@@ -150,6 +152,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let root_dir = settings.root_dir.clone();
     super::run(&log, Some(&root_dir), async || {
         let client = reach.client().await?;
+        settings.telling = Some(Telling::new(&Measures::default(), &reach.host().await?));
         let runtime = CriClients::connect(&alone.runtime).await?;
         let mut components = Supervisor::default();
         let front = Front::of(components.health(), &["/healthz"]);

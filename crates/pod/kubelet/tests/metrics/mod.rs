@@ -1,6 +1,7 @@
 //! What monitoring reads of a node: its pages, as upstream's kubelet has them.
 
 use crate::support::Node;
+use keelson_client::Telling;
 use keelson_kubelet::server::metrics::{self, cadvisor, resource};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,7 +103,15 @@ fn families(page: &str) -> BTreeMap<String, BTreeSet<String>> {
 
 #[tokio::test(start_paused = true)]
 async fn the_kubelets_own_families_are_upstreams() {
-    let (node, _) = running().await;
+    let node = Node::start_with(|settings| {
+        settings.telling = Some(Telling {
+            host: "10.0.0.1:6443".into(),
+            ..Telling::default()
+        });
+    })
+    .await;
+    let path = node.pod(json!({"containers": [{"name": "web"}]}));
+    node.ready(&path).await;
     let kl = node.kubelet();
     // What didn't happen on this node has no sample otherwise.
     let m = &kl.metrics;
@@ -142,6 +151,8 @@ async fn the_kubelets_own_families_are_upstreams() {
         "kubelet_pod_start_duration_seconds_count ",
         "kubelet_running_pods ",
         "process_resident_memory_bytes ",
+        "rest_client_requests_total{code=\"200\",host=\"10.0.0.1:6443\",method=\"GET\"} ",
+        "rest_client_response_size_bytes_sum{host=\"10.0.0.1:6443\",verb=\"GET\"} ",
     ] {
         assert!(counted(start), "{start}is not counted in\n{page}");
     }

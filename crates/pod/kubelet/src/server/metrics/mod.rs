@@ -72,6 +72,9 @@ fn count(kl: &Kubelet, out: &mut Text) {
 pub async fn kubelet(kl: &Kubelet) -> String {
     let mut out = Text::default();
     out.append(&kl.metrics.text());
+    if let Some(telling) = &kl.cfg.telling {
+        out.append(&telling.measures.page());
+    }
     node(kl, &mut out);
     pods_of(kl, &mut out);
     if let Err(e) = runtime(kl, &mut out).await {
