@@ -12,6 +12,8 @@ const PASSING: &str = "passing.txt";
 const GATEWAY: &str = "gateway.txt";
 /// What real programs passed as clients, `PROGRAM: WHAT` a line.
 const CLIENTS: &str = "tests/clients/passing.txt";
+/// Where their checks are: scripts, and what those run.
+const CHECKS: [&str; 2] = ["tests/clients", "tests/clients/python"];
 
 fn names(text: &str) -> Vec<String> {
     text.lines()
@@ -58,7 +60,38 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
     problems.extend(clients_problems(&names(&clients), &was, |program| {
         root.join(format!("tests/clients/{program}.sh")).exists()
     }));
+    for dir in CHECKS {
+        for entry in fs::read_dir(root.join(dir)).with_context(|| format!("cannot read {dir}"))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|kind| kind == "sh" || kind == "py") {
+                let text = fs::read_to_string(&path)?;
+                let shown = path.strip_prefix(root).unwrap_or(&path).display();
+                problems.extend(
+                    twice(&text)
+                        .into_iter()
+                        .map(|n| format!("{shown}: two checks are called {n:?}")),
+                );
+            }
+        }
+    }
     Ok(problems)
+}
+
+/// The names of checks that a script has twice: one that fails would pass by the other's line. Names made when it runs can't be told.
+fn twice(script: &str) -> Vec<&str> {
+    let mut seen = BTreeSet::new();
+    let calls = ["check \"", "check(\""].into_iter().flat_map(|call| {
+        let begins = |at: &usize| !script[..*at].ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '-'));
+        script
+            .match_indices(call)
+            .filter(move |(at, _)| begins(at))
+            .map(move |(at, _)| at + call.len())
+    });
+    calls
+        .filter_map(|at| script[at..].split_once('"').map(|(name, _)| name))
+        .filter(|name| !name.contains(['$', '`', '{']))
+        .filter(|name| !seen.insert(*name))
+        .collect()
 }
 
 fn clients_problems(now: &[String], was: &[String], is_there: impl Fn(&str) -> bool) -> Vec<String> {
@@ -110,6 +143,18 @@ mod tests {
         );
         assert_eq!(problems(&["helm: test"], &["helm: install"]).len(), 1);
         assert_eq!(problems(&["flux: install", "helm"], &[]).len(), 2);
+    }
+
+    #[test]
+    fn two_checks_of_one_name_are_found() {
+        let script = "check \"installs\" c helm || exit 1\nfor x in a b; do check \"of $x\" t; check \"of $x\" t; done\n\
+                      recheck \"installs\" x; [ -e y ] && check \"upgrades\" t";
+        assert_eq!(twice(script), [""; 0]);
+        assert_eq!(twice(&format!("{script}\n(check \"installs\" again)")), ["installs"]);
+        assert_eq!(
+            twice("@check(\"lists\")\n@check(\"gets\")\n@check(\"lists\")"),
+            ["lists"]
+        );
     }
 
     #[test]
