@@ -99,22 +99,35 @@ struct Status {
 #[derive(Serialize)]
 struct Nothing {}
 
+const MESSAGE: &str = "only the following media types are accepted: application/json, application/yaml, text/plain";
+/// The same with lines folded as Go's YAML folds them.
+const YAML: &str = "apiVersion: v1\ncode: 406\nkind: Status\nmessage: 'only the following media types are accepted: application/json, \
+                    application/yaml,\n  text/plain'\nmetadata: {}\nreason: NotAcceptable\nstatus: Failure\n";
+
 impl Refused {
     pub fn answer(self, pretty: bool) -> Answer {
+        if self.yaml {
+            return Answer {
+                status: 406,
+                content_type: "application/yaml".into(),
+                warning: None,
+                body: YAML.into(),
+            };
+        }
         let status = Status {
             kind: "Status",
             api_version: "v1",
             metadata: Nothing {},
             status: "Failure",
-            message: "only the following media types are accepted: application/json, application/yaml, text/plain",
+            message: MESSAGE,
             reason: "NotAcceptable",
             code: 406,
         };
         Answer {
             status: 406,
-            content_type: format!("application/{}", if self.yaml { "yaml" } else { "json" }),
+            content_type: "application/json".into(),
             warning: None,
-            body: write(&status, self.yaml, pretty || !self.known),
+            body: write(&status, false, pretty || !self.known),
         }
     }
 }
@@ -151,7 +164,7 @@ fn covers(clause: &Clause, media: Media) -> bool {
 
 /// What parameters make of a clause; `None`: nothing that is served.
 fn form(page: Page, clause: &Clause, media: Media) -> Option<Form> {
-    let asked = Params::of(clause)?;
+    let asked = Params::of(clause).filter(|asked| asked.stream.is_empty())?;
     match media {
         Media::Text => (!asked.converts).then_some(Form::Text),
         Media::Json | Media::Yaml => {
@@ -170,12 +183,13 @@ struct Params<'a> {
     kind: &'a str,
     group: &'a str,
     version: &'a str,
+    stream: &'a str,
     converts: bool,
     pretty: bool,
 }
 
 impl<'a> Params<'a> {
-    /// `None` where something is asked for that no page has: a stream, a version of the server's.
+    /// `None` where something is asked for that no page has: a version of the server's.
     fn of(clause: &Clause<'a>) -> Option<Params<'a>> {
         let mut found = Params::default();
         for (key, value) in clause.params.iter().copied() {
@@ -184,7 +198,8 @@ impl<'a> Params<'a> {
                 "g" => found.group = value,
                 "v" => found.version = value,
                 "pretty" => found.pretty = value == "1",
-                "stream" | "sv" if !value.is_empty() => return None,
+                "stream" => found.stream = value,
+                "sv" if !value.is_empty() => return None,
                 _ => {}
             }
             found.converts |= matches!(key, "as" | "g" | "v");
@@ -196,7 +211,9 @@ impl<'a> Params<'a> {
 /// The refusal is an object that is asked for by no name: what names one doesn't get it either, nor does text.
 fn refusal(clauses: &[Clause]) -> Refused {
     let plain = |clause: &Clause| {
-        let asked = Params::of(clause).filter(|asked| !asked.converts)?;
+        // As where it is made upstream, a stream of events would do.
+        let is_plain = |asked: &Params| !asked.converts && matches!(asked.stream, "" | "watch");
+        let asked = Params::of(clause).filter(is_plain)?;
         let media = [Media::Json, Media::Yaml].into_iter().find(|m| covers(clause, *m))?;
         Some((media == Media::Yaml, asked.pretty))
     };
