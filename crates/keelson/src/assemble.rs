@@ -17,12 +17,13 @@ use crate::node::{self, Access};
 use crate::servers::{self, Beside, Steps, Turning};
 use crate::store::snapshot::{self, Snapshots, Source};
 use crate::store::{Choice, Opened};
-use crate::supervise::Supervisor;
+use crate::supervise::{Health, Supervisor};
 use crate::told::Told;
 use crate::traces;
 use crate::upgrade;
 use anyhow::Context;
 use keelson_apiserver::joining::Joining;
+use keelson_apiserver::peers::{Peer, Place};
 use keelson_apiserver::serve::tls::ServingCert;
 use keelson_apiserver::{ApiServer, UserInfo};
 use keelson_client::{ClientFactory, Rest, Telling};
@@ -109,6 +110,7 @@ impl Cluster {
         let history = history::open(config, store.store()).await?;
         let programs = upgrade::all::Programs::new(&config.data_dir);
         let orders = upgrade::all::Offer::new(store.store(), config.store.root(), programs.clone());
+        let mut running = Supervisor::default();
         let api_config = keelson_apiserver::Config {
             history: history.clone(),
             sealing: Some(sealing.clone()),
@@ -118,6 +120,7 @@ impl Cluster {
             measures: measures.clone(),
             authorities: Some(Arc::new(authorities::Front(authorities.clone()))),
             upgrades: Some(Arc::new(orders)),
+            peers: peers(config, &running.health()),
             flags: Some(crate::flagz::of_this_process()),
             tracer: traces::of(config.tracing.as_ref(), "apiserver", &config.node_name)?,
             ..api_config(config)?
@@ -133,7 +136,6 @@ impl Cluster {
         if by_itself {
             servers::remember(store.store().as_ref(), config).await?;
         }
-        let mut running = Supervisor::default();
         crate::furnish::furnish(&mut running, &api, pki, config).await?;
         authorities.attach(
             &api,
@@ -343,6 +345,26 @@ fn backups(
         told: Told::new(measures, "backup", "backup"),
     });
     running.spawn("backups", move |stop| schedule.clone().run(stop));
+}
+
+/// The rest of the control plane: what runs here, and what is asked where upstream's would be.
+fn peers(config: &Config, health: &Health) -> Vec<Peer> {
+    let here = |peer: Peer| {
+        let (component, name) = match peer.name {
+            "scheduler" => (Component::Scheduler, "scheduler"),
+            _ => (Component::Controllers, "controllers"),
+        };
+        let health = health.clone();
+        let well = Arc::new(move || !health.failing().contains(&name));
+        match config.runs(component) {
+            true => Peer {
+                place: Place::Here(well),
+                ..peer
+            },
+            false => peer,
+        }
+    };
+    Peer::beside().into_iter().map(here).collect()
 }
 
 fn controllers(running: &mut Supervisor, config: &Config, pki: &Current, api: &Arc<ApiServer>, telling: &Telling) {

@@ -18,6 +18,16 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+/// Whether the store is well.
+pub async fn of_store(store: &dyn Store) -> Result<(), String> {
+    match tokio::time::timeout(STORE_WITHIN, store.health()).await {
+        // What is full can be read, and made room in: etcd answers as well then.
+        Ok(Ok(()) | Err(keelson_store::Error::NoSpace { .. })) => Ok(()),
+        Ok(Err(e)) => Err(e.to_string()),
+        Err(_) => Err(format!("the store didn't answer within {STORE_WITHIN:?}")),
+    }
+}
+
 type Check = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// The store's own look at itself takes up to two seconds.
@@ -69,14 +79,7 @@ impl Health {
             let store = store.clone();
             health.add(name, ready_only, move || {
                 let store = store.clone();
-                async move {
-                    match tokio::time::timeout(STORE_WITHIN, store.health()).await {
-                        // What is full can be read, and made room in: etcd answers as well then.
-                        Ok(Ok(()) | Err(keelson_store::Error::NoSpace { .. })) => Ok(()),
-                        Ok(Err(e)) => Err(e.to_string()),
-                        Err(_) => Err(format!("the store didn't answer within {STORE_WITHIN:?}")),
-                    }
-                }
+                async move { of_store(store.as_ref()).await }
             });
         }
         health.add("informer-sync", true, move || {

@@ -27,6 +27,7 @@ mod metrics;
 mod nonresource;
 mod nowhere;
 pub mod openapi;
+pub mod peers;
 mod remote;
 mod renew;
 pub mod request;

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use harness::Api;
 use keelson_api::{Value, value};
+use keelson_apiserver::peers::{Peer, Place};
 use keelson_store::{
     Error, Expect, Got, KeyRange, ListRequest, Listed, Memory, Outcome, Result, Revision, Store, StoreStatus,
     WatchStream,
@@ -227,6 +228,70 @@ async fn what_a_server_is_and_was_told_is_for_who_monitors_it() {
     );
     let refused = ask("/statusz", "application/json").await.expect(406);
     assert_eq!(refused.str(&["reason"]), "NotAcceptable");
+}
+
+#[tokio::test]
+async fn component_statuses_tell_of_the_whole_control_plane() {
+    let unheard = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let well = Arc::new(AtomicBool::new(true));
+    let scheduler = well.clone();
+    let disk = Arc::new(Disk {
+        inner: Memory::new(),
+        failed: AtomicBool::new(false),
+    });
+    let api = Api::starting_with(disk.clone(), |config| {
+        let place = Place::Here(Arc::new(move || scheduler.load(Ordering::SeqCst)));
+        config.peers = vec![
+            Peer {
+                name: "scheduler",
+                place,
+            },
+            Peer {
+                name: "controller-manager",
+                place: Place::At(unheard),
+            },
+        ];
+    });
+    api.until("/readyz", |a| a.code == 200).await;
+    let all = "/api/v1/componentstatuses";
+    let silent = format!("Get \"https://{unheard}/healthz\": dial tcp {unheard}: connect: connection refused");
+    let list = api.get(all).await.expect(200).json();
+    assert_eq!(
+        list,
+        value!({"apiVersion": "v1", "kind": "ComponentStatusList", "metadata": {}, "items": [
+            {"metadata": {"name": "controller-manager"}, "conditions": [{"type": "Healthy", "status": "False", "message": (silent.as_str())}]},
+            {"metadata": {"name": "etcd-0"}, "conditions": [{"type": "Healthy", "status": "True", "message": "ok"}]},
+            {"metadata": {"name": "scheduler"}, "conditions": [{"type": "Healthy", "status": "True", "message": "ok"}]},
+        ]})
+    );
+    well.store(false, Ordering::SeqCst);
+    disk.failed.store(true, Ordering::SeqCst);
+    for name in ["scheduler", "etcd-0"] {
+        let one = api.get(&format!("{all}/{name}")).await.expect(200).json();
+        let status = one
+            .at(&["conditions"])
+            .and_then(|c| c.as_array()?.first()?.get("status")?.as_str());
+        assert_eq!(status, Some("False"), "{one:?}");
+    }
+    api.get(&format!("{all}/proxy")).await.expect(404);
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let table = api.call("GET", all, "", table, Vec::new()).await.expect(200).json();
+    let cells = |row: &Value| row.get("cells").cloned().unwrap();
+    let rows: Vec<Value> = table
+        .at(&["rows"])
+        .and_then(Value::as_array)
+        .unwrap()
+        .iter()
+        .map(cells)
+        .collect();
+    assert_eq!(
+        rows.first(),
+        Some(&value!(["controller-manager", "Unhealthy", (silent.as_str()), ""]))
+    );
+    assert_eq!(rows.len(), 3);
 }
 
 /// How many comparisons of caches with the store came to this, of all resources.

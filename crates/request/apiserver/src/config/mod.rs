@@ -5,6 +5,7 @@ pub mod file;
 use crate::audit::{self, Policy};
 use crate::authorities::Succession;
 use crate::joining::Joining;
+use crate::peers::Peer;
 use crate::snapshots::Take;
 use crate::upgrades::Upgrades;
 use crate::{admission, authn, authz};
@@ -65,6 +66,8 @@ pub struct Config {
     pub pictures: Option<Take>,
     /// Keeps what machines are asked in an upgrade of all, and the programs; `None`: nobody does.
     pub upgrades: Option<Arc<dyn Upgrades>>,
+    /// The rest of the control plane.
+    pub peers: Vec<Peer>,
     /// The machine's name, by which the server has a Lease of its own; `None`: it has none.
     pub host: Option<String>,
     /// Whether this server's address goes into the Endpoints of the service `kubernetes`.
@@ -123,6 +126,7 @@ impl Config {
             snapshots: None,
             pictures: None,
             upgrades: None,
+            peers: Peer::beside(),
             host: None,
             publish_kubernetes_service: true,
             flags: None,

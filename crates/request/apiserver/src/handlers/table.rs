@@ -31,7 +31,8 @@ pub fn table(
     table.push("apiVersion", out.meta_version());
     table.push("columnDefinitions", if headers { columns(def) } else { Value::Null });
     table.push("kind", "Table");
-    table.push("metadata", [("resourceVersion", version)].into_iter().collect::<Map>());
+    let version = Some(("resourceVersion", version)).filter(|(_, version)| !version.is_empty());
+    table.push("metadata", version.into_iter().collect::<Map>());
     table.push("rows", rows);
     Ok(table.into())
 }

@@ -1,28 +1,25 @@
-//! `componentstatuses`: what upstream once asked of its peers. Here the server, scheduler and controllers are one program
-//! and report through leases and `/readyz`; what is asked is whether the store answers.
+//! `componentstatuses`: whether the store and the rest of the control plane are well, asked when somebody wants to know.
 
-use crate::handlers::{Call, Served, method_not_allowed, respond};
+use crate::handlers::negotiate::Shape;
+use crate::handlers::{Call, Served, method_not_allowed, respond, table};
+use futures::future;
 use http::StatusCode;
-use keelson_api::{ApiResult, Object, Value, value};
+use keelson_api::{ApiError, ApiResult, Object, Value, value};
+use keelson_registry::codec::partial_metadata;
+
+const ETCD: &str = "etcd-0";
 
 pub async fn serve(call: Call<'_>) -> Served {
+    let peers = &call.state.config.peers;
     match call.context.info.verb.as_str() {
         "list" => {
-            let mut list = Object::new();
-            list.set_gvk("v1", "ComponentStatusList");
-            list.insert("metadata", value!({}));
-            let mut item = etcd(&call).await?;
-            item.remove("apiVersion");
-            item.remove("kind");
-            list.insert("items", vec![Value::from(item)]);
-            super::own_answer(&call, StatusCode::OK, list, &list_schema()?)
+            let mut names: Vec<&str> = peers.iter().map(|p| p.name).chain([ETCD]).collect();
+            names.sort_unstable();
+            let items = future::try_join_all(names.iter().map(|name| one(&call, name))).await?;
+            list(&call, items)
         }
         "get" => {
-            let name = call.context.info.name.as_str();
-            if name != "etcd-0" {
-                return Err(keelson_api::ApiError::not_found("", "componentstatus", name).into());
-            }
-            let object = etcd(&call).await?;
+            let object = one(&call, &call.context.info.name).await?;
             Ok(respond::object(
                 StatusCode::OK,
                 call.out,
@@ -36,26 +33,56 @@ pub async fn serve(call: Call<'_>) -> Served {
     }
 }
 
-fn list_schema() -> ApiResult<keelson_api::SchemaRef> {
-    keelson_api::builtin::builtin_kind_at("v1", "ComponentStatusList")
-        .ok_or_else(|| keelson_api::ApiError::internal("no schema of ComponentStatusList"))
+fn list(call: &Call<'_>, items: Vec<Object>) -> Served {
+    let out = call.out;
+    let (version, kind, items): (_, _, Vec<Object>) = match out.shape {
+        Shape::Table => {
+            let table = table::table(&call.def, items, out, call.include_object(), "", true)?;
+            return Ok(respond::text(StatusCode::OK, out, table)?);
+        }
+        Shape::MetadataList => {
+            let version = out.meta_version();
+            let bare = items.iter().map(|o| partial_metadata(o, version));
+            (version, "PartialObjectMetadataList", bare.collect())
+        }
+        _ => ("v1", "ComponentStatusList", items.into_iter().map(nameless).collect()),
+    };
+    let mut list = Object::new();
+    list.set_gvk(version, kind);
+    list.insert("metadata", value!({}));
+    list.insert("items", items.into_iter().map(Value::from).collect::<Vec<_>>());
+    Ok(respond::built_in(StatusCode::OK, out, list)?)
 }
 
-async fn etcd(call: &Call<'_>) -> ApiResult<Object> {
-    let (status, message, error) = match call.state.engine.store().current_revision().await {
-        Ok(_) => ("True", "ok".to_string(), String::new()),
-        Err(e) => ("False", String::new(), e.to_string()),
-    };
-    let mut condition = value!({"type": "Healthy", "status": status});
-    for (key, text) in [("message", message), ("error", error)] {
+/// An item of a list doesn't say what it is.
+fn nameless(mut item: Object) -> Object {
+    item.remove("apiVersion");
+    item.remove("kind");
+    item
+}
+
+async fn one(call: &Call<'_>, name: &str) -> ApiResult<Object> {
+    let mut condition = value!({"type": "Healthy"});
+    let mut tell = |status: &str, key: &str, text: String| {
+        condition.set_at(&["status"], status);
         if !text.is_empty() {
             condition.set_at(&[key], text);
         }
+    };
+    match call.state.config.peers.iter().find(|p| p.name == name) {
+        Some(peer) => match peer.ask().await {
+            Ok(said) => tell("True", "message", said),
+            Err(why) => tell("False", "message", why),
+        },
+        None if name == ETCD => match crate::health::of_store(call.state.engine.store().as_ref()).await {
+            Ok(()) => tell("True", "message", "ok".into()),
+            Err(why) => tell("False", "error", why),
+        },
+        None => return Err(ApiError::not_found("", "componentstatus", name)),
     }
     let mut o = Object::new();
     o.set_gvk("v1", "ComponentStatus");
-    o.set_meta("name", "etcd-0");
-    o.meta_mut().insert("creationTimestamp", Value::Null);
+    o.set_meta("name", name);
     o.insert("conditions", vec![condition]);
     Ok(o)
 }
