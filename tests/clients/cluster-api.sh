@@ -1,6 +1,6 @@
 #!/bin/bash
 # cluster-api.sh: Cluster API by clusterctl, from its own manifests, in pods with the rights that gives them: its core, kubeadm's bootstrap and control plane, and its developers' provider, whose machines, API servers and etcd are in memory.
-# Webhooks by cert-manager's certificates, definitions of several versions with conversions; a cluster of a ClusterClass: made, reached, grown, upgraded, repaired, saved, deleted.
+# Webhooks by cert-manager's certificates, definitions of several versions with conversions; a cluster of a ClusterClass: made, reached, grown, repaired, saved, upgraded, deleted.
 # needs: helm cert-manager kustomize clusterctl capi-core capi-bootstrap capi-controlplane capi-development
 . "$(dirname "$0")/lib.sh"
 FROM=$(source_of capi-core) TEST=$(source_of capi-development)/infrastructure/docker CHART=$(source_of cert-manager)/deploy/charts/cert-manager
@@ -53,10 +53,10 @@ check "and it grows" eval 'WITHIN=120 until_is 4 running && until_is 4 nodes'
 check "its control plane, too" eval 'k -n shop patch cluster one --type=merge -p "{\"spec\":{\"topology\":{\"controlPlane\":{\"replicas\":3}}}}" && WITHIN=150 until_is 6 running && WITHIN=90 until_is True condition Available'
 machine() { k -n shop get machine -l cluster.x-k8s.io/deployment-name -o 'jsonpath={.items[0].metadata.name}'; }
 check "a machine that is deleted is drained, and another comes" eval 'm=$(machine) && k -n shop delete machine "$m" --timeout=90s && WITHIN=90 until_is 6 running && until_is 6 nodes'
-versions() { k -n shop get machine -l cluster.x-k8s.io/cluster-name=one -o json | jq -r '[.items[].spec.version] | unique | join(" ")'; }
-check "another version rolls through all of it" eval 'k -n shop patch cluster one --type=merge -p "{\"spec\":{\"topology\":{\"version\":\"v1.34.0\"}}}" && WITHIN=240 until_is v1.34.0 versions && WITHIN=90 until_is 6 running'
 saved() { (cd "$WORK/moved" && printf '%s ' Cluster_*.yaml && ls | grep -c ^Machine_); }
 check "its objects are saved to files, and it goes on" eval 'mkdir -p "$WORK/moved" && ctl move --to-directory "$WORK/moved" -n shop && until_is "Cluster_shop_one.yaml 6" saved && until_is "" of cluster "{.spec.paused}" && until_is True condition Available'
+versions() { k -n shop get machine -l cluster.x-k8s.io/cluster-name=one -o json | jq -r '[.items[].spec.version] | unique | join(" ")'; }
+check "another version rolls through all of it" eval 'k -n shop patch cluster one --type=merge -p "{\"spec\":{\"topology\":{\"version\":\"v1.34.0\"}}}" && WITHIN=240 until_is v1.34.0 versions && WITHIN=90 until_is 6 running'
 check "deleted, all of it goes" eval 'k -n shop delete cluster one --timeout=150s && is "" k -n shop get machine,kubeadmcontrolplane,devmachine,devcluster -o name'
 # clusterctl may find a definition in discovery that has gone when it asks for it.
 check "its providers go with their definitions" eval 'k -n shop delete clusterclass,devclustertemplate,devmachinetemplate,kubeadmcontrolplanetemplate,kubeadmconfigtemplate --all --timeout=60s && soon ctl delete --all --include-crd --include-namespace && WITHIN=90 until_is "" k get ns capi-system --ignore-not-found -o name && is "" bash -c "nsenter --net=/run/netns/$CLUSTER $BIN/kubectl get crd -o name | grep -v cert-manager"'
