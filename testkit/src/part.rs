@@ -4,6 +4,7 @@ use crate::link::Link;
 use crate::server::Server;
 use keelson_apiserver::UserInfo;
 use keelson_client::ClientFactory;
+use keelson_client::leader::Election;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -37,7 +38,7 @@ impl Part {
             signing_key_pem: server.authority.key_pem(),
             account_keys: Some(std::sync::Arc::new(server.keys.clone())),
             controllers: names.to_vec(),
-            leader_election: identity.map(str::to_owned),
+            leader_election: identity.map(|own| Election::new("kube-controller-manager", own)),
             // Only where it is asked for: the definitions are the test's to bring.
             snapshots: names.iter().any(|n| n == "volumesnapshot"),
             pools: names.iter().any(|n| n == "service-lb"),

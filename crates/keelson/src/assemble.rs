@@ -26,6 +26,7 @@ use keelson_apiserver::joining::Joining;
 use keelson_apiserver::peers::{Peer, Place};
 use keelson_apiserver::serve::tls::ServingCert;
 use keelson_apiserver::{ApiServer, UserInfo};
+use keelson_client::leader::Election;
 use keelson_client::{ClientFactory, Rest, Telling};
 use keelson_controllers::{Port, Reserved};
 use keelson_measure::Measures;
@@ -179,7 +180,7 @@ impl Cluster {
         if config.runs(Component::Scheduler) {
             let client = api.client(identity("system:kube-scheduler"));
             let settings = keelson_scheduler::Config {
-                leader_election: candidate(config),
+                leader_election: candidate(config).map(|own| Election::new("kube-scheduler", &own)),
                 telling: telling.clone(),
                 tracer: traces::tracer(&mut running, config.tracing.as_ref(), "scheduler", &config.node_name)?,
                 ..config.scheduler.clone()
@@ -377,7 +378,7 @@ fn controllers(running: &mut Supervisor, config: &Config, pki: &Current, api: &A
         allocate_node_cidrs: config.allocate_node_cidrs,
         node_mask_v4: families::NODE_MASKS.0,
         node_mask_v6: families::NODE_MASKS.1,
-        leader_election: candidate(config),
+        leader_election: candidate(config).map(|own| Election::new("kube-controller-manager", &own)),
         telling: telling.clone(),
         snapshots: config.runs(Component::Snapshots),
         cluster_policies: config.runs(Component::Policy),

@@ -14,18 +14,24 @@ import (
 	"slices"
 	"strings"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/kubernetes/pkg/apis/admissionregistration"
 	"k8s.io/kubernetes/pkg/apis/apps"
 	"k8s.io/kubernetes/pkg/apis/batch"
 	"k8s.io/kubernetes/pkg/apis/core"
+	"k8s.io/kubernetes/pkg/apis/networking"
+	"k8s.io/kubernetes/pkg/apis/policy"
 	"k8s.io/kubernetes/pkg/apis/rbac"
 	resourceapi "k8s.io/kubernetes/pkg/apis/resource"
 )
@@ -39,6 +45,9 @@ var roots = [][2]any{
 	{core.PersistentVolumeSource{}, corev1.PersistentVolumeSource{}},
 	{core.PersistentVolumeSpec{}, corev1.PersistentVolumeSpec{}},
 	{core.ResourceQuotaSpec{}, corev1.ResourceQuotaSpec{}},
+	{admissionregistration.AuditAnnotation{}, admissionregistrationv1.AuditAnnotation{}},
+	{networking.ServiceCIDRSpec{}, networkingv1.ServiceCIDRSpec{}},
+	{policy.PodDisruptionBudgetSpec{}, policyv1.PodDisruptionBudgetSpec{}},
 	{rbac.RoleBinding{}, rbacv1.RoleBinding{}},
 	{resourceapi.ResourceClaim{}, resourcev1.ResourceClaim{}},
 	{resourceapi.ResourceClaimTemplate{}, resourcev1.ResourceClaimTemplate{}},

@@ -3,8 +3,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, EncodingKey};
 use rand::Rng;
+use ring::hmac;
 use std::fmt;
 use std::str::FromStr;
 
@@ -34,14 +34,13 @@ impl BootstrapToken {
         format!("bootstrap-token-{}", self.id)
     }
     /// A signature of `content` as JSON web signatures write it (HS256, compact), without the content itself.
-    pub fn sign_detached(&self, content: &str) -> anyhow::Result<String> {
+    pub fn sign_detached(&self, content: &str) -> String {
         let header = serde_json::json!({"alg": "HS256", "kid": self.id}).to_string();
         let header = URL_SAFE_NO_PAD.encode(header);
         let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(content));
-        let key = EncodingKey::from_secret(self.secret.as_bytes());
-        crate::jwt::install_provider();
-        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256)?;
-        Ok(format!("{header}..{signature}"))
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.secret.as_bytes());
+        let signature = hmac::sign(&key, message.as_bytes());
+        format!("{header}..{}", URL_SAFE_NO_PAD.encode(signature))
     }
 }
 
@@ -106,7 +105,7 @@ mod tests {
             ..token
         };
         let content = "Hello from the other side. I must have called a thousand times.";
-        let signature = token.sign_detached(content).expect("signed");
+        let signature = token.sign_detached(content);
         assert_eq!(
             signature,
             "eyJhbGciOiJIUzI1NiIsImtpZCI6Impvc2h1YSJ9..VShe2taLd-YTrmWuRkcL_8QTNDHYxQIEBsAYYiIj1_8"

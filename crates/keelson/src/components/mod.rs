@@ -15,13 +15,16 @@ pub mod proxy;
 mod reach;
 pub mod runtime;
 pub mod scheduler;
+mod upstream;
 
 use crate::config;
 use crate::logging::Form;
 use crate::process::{self, Log};
 use crate::supervise::Supervisor;
+use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Args};
 use keelson_api::duration::length;
+use keelson_client::leader::Election;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -111,18 +114,55 @@ fn gate(pair: &str) -> Result<String, String> {
 /// Whether one of several that run works at a time.
 #[derive(Args, Clone, Debug)]
 pub struct Elect {
-    /// Work only while this process holds the Lease of its kind in kube-system
+    /// Work only while this process holds the Lease of its kind
     #[arg(long, default_value_t = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     leader_elect: bool,
+    /// How long the others wait for who holds it to renew it
+    #[arg(long, value_name = "DURATION", value_parser = length, default_value = "15s")]
+    leader_elect_lease_duration: Duration,
+    /// How long who holds it tries to renew it before work ends
+    #[arg(long, value_name = "DURATION", value_parser = length, default_value = "10s")]
+    leader_elect_renew_deadline: Duration,
+    /// How often that, and taking it, is tried
+    #[arg(long, value_name = "DURATION", value_parser = length, default_value = "2s")]
+    leader_elect_retry_period: Duration,
+    /// What is held
+    #[arg(long = "leader-elect-resource-lock", value_name = "KIND", default_value = "leases", value_parser = PossibleValuesParser::new(["leases"]))]
+    _leader_elect_resource_lock: String,
+    /// The Lease's name [default: upstream's of the component]
+    #[arg(long, value_name = "NAME")]
+    leader_elect_resource_name: Option<String>,
+    /// The Lease's namespace
+    #[arg(long, value_name = "NAME", default_value = "kube-system")]
+    leader_elect_resource_namespace: String,
 }
 
 impl Elect {
-    /// A name that no other candidate has, or nothing where nobody is elected.
-    pub fn candidate(&self) -> anyhow::Result<Option<String>> {
-        match self.leader_elect {
-            true => Ok(Some(format!("{}_{}", config::host_name()?, uuid::Uuid::new_v4()))),
-            false => Ok(None),
+    /// Under a name that no other candidate has, or nothing where nobody is elected.
+    pub fn candidate(&self, component: &str) -> anyhow::Result<Option<Election>> {
+        if !self.leader_elect {
+            return Ok(None);
         }
+        let (lease, renew) = (self.leader_elect_lease_duration, self.leader_elect_renew_deadline);
+        let retry = self.leader_elect_retry_period;
+        // Upstream's bounds: one who is late must have stopped before another begins.
+        anyhow::ensure!(
+            lease > renew,
+            "--leader-elect-lease-duration must be greater than --leader-elect-renew-deadline"
+        );
+        anyhow::ensure!(
+            !retry.is_zero() && renew > retry.mul_f64(1.2),
+            "--leader-elect-renew-deadline must be greater than --leader-elect-retry-period*1.2"
+        );
+        let name = self.leader_elect_resource_name.as_deref().unwrap_or(component);
+        let identity = format!("{}_{}", config::host_name()?, uuid::Uuid::new_v4());
+        Ok(Some(Election {
+            namespace: self.leader_elect_resource_namespace.clone(),
+            lease,
+            renew,
+            retry,
+            ..Election::new(name, &identity)
+        }))
     }
 }
 
@@ -164,7 +204,9 @@ mod tests {
             "scheduler --kubeconfig k --leader-elect=true --bind-address=127.0.0.1 --authentication-kubeconfig=k --authorization-kubeconfig=k",
             "scheduler --kubeconfig k --leader-elect --secure-port 0 -v 4",
             "scheduler --kubeconfig k --logging-format=json --log-flush-frequency=5s --vmodule=",
-            "scheduler --kubeconfig k --leader-elect=false --config c --v=2",
+            "scheduler --kubeconfig k --leader-elect=false --config c --v=2 --profiling=false --kube-api-qps=50 --kube-api-burst 100",
+            "scheduler --kubeconfig k --leader-elect-lease-duration=1m --leader-elect-resource-lock=leases --tls-min-version=VersionTLS13",
+            "controller-manager --kubeconfig k --concurrent-job-syncs=10 --profiling=false --enable-garbage-collector",
             "controller-manager --kubeconfig=k --use-service-account-credentials=true --allocate-node-cidrs=true --cluster-cidr=10.244.0.0/16 \
              --service-cluster-ip-range=10.96.0.0/16 --root-ca-file=c --service-account-private-key-file=p --cluster-signing-cert-file=c \
              --cluster-signing-key-file=k --controllers=*,bootstrap-signer-controller,-ttl-controller --client-ca-file=c",
@@ -183,6 +225,11 @@ mod tests {
                 "--leader-elect-resource-lock",
             ),
             ("scheduler --kubeconfig k --profiling", "--profiling"),
+            ("scheduler --kubeconfig k --write-config-to f", "--write-config-to"),
+            (
+                "controller-manager --kubeconfig k --node-eviction-rate 1",
+                "--node-eviction-rate",
+            ),
             (
                 "scheduler --kubeconfig k --logging-format xml",
                 "Unsupported log format: \"xml\"",

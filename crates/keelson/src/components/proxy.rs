@@ -2,6 +2,7 @@
 
 use super::front::{Front, plain};
 use super::reach::Reach;
+use super::upstream::{Others, Proxy};
 use super::{Gates, LogOptions};
 use crate::supervise::Supervisor;
 use crate::{config, families};
@@ -62,6 +63,8 @@ pub struct Options {
     /// And what was answered
     #[arg(long, value_name = "DURATION", value_parser = length, default_value = "0s")]
     conntrack_udp_timeout_stream: Duration,
+    #[command(flatten)]
+    _others: Others<Proxy>,
     #[command(flatten)]
     _gates: Gates,
     #[command(flatten)]

@@ -2,6 +2,7 @@
 
 use super::front::{Front, secure};
 use super::reach::Reach;
+use super::upstream::{Others, Scheduler};
 use super::{Elect, Gates, LogOptions};
 use crate::supervise::Supervisor;
 use crate::{config, traces};
@@ -43,6 +44,8 @@ pub struct Options {
     #[command(flatten)]
     secure: secure::Options,
     #[command(flatten)]
+    _others: Others<Scheduler>,
+    #[command(flatten)]
     _gates: Gates,
     #[command(flatten)]
     log: LogOptions,
@@ -50,7 +53,7 @@ pub struct Options {
 
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let settings = Config {
-        leader_election: options.elect.candidate()?,
+        leader_election: options.elect.candidate("kube-scheduler")?,
         ..settings(options.config.as_deref()).context("--config")?
     };
     let tracing = traces::settings(options.tracing_config_file.as_deref())?;

@@ -1,6 +1,6 @@
 //! The horizontal pod autoscaler: sizes whatever has a scale so that its metrics stay near their targets.
 //!
-//! Metrics send no events, so each autoscaler is looked at every [`PERIOD`], a time of this API. What metrics ask for is
+//! Metrics send no events, so each autoscaler is looked at every [`Autoscaling::period`], a time of this API. What metrics ask for is
 //! counted in [`replicas`], held within windows, rates and bounds in [`bounds`]; both are pure. A size outside the bounds
 //! is corrected without asking for metrics. If some metrics fail, the rest may only raise the size.
 
@@ -10,6 +10,7 @@ mod propose;
 mod replicas;
 mod target;
 
+use crate::config::Autoscaling;
 use crate::context::{Context, now};
 use async_trait::async_trait;
 use bounds::{Bounds, Memory, Rules};
@@ -25,15 +26,11 @@ use keelson_client::{
 };
 use metrics::Metrics;
 use parking_lot::Mutex;
-use replicas::Basis;
+use replicas::{Basis, Delays};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 use target::{Kinds, Target};
 use tokio::time::Instant;
-
-/// How often an autoscaler is looked at.
-const PERIOD: Duration = Duration::from_secs(15);
 
 const ABLE: &str = "AbleToScale";
 const ACTIVE: &str = "ScalingActive";
@@ -49,12 +46,13 @@ pub fn start(context: &Context) {
         .input(&pods)
         .output(HorizontalPodAutoscaler::RESOURCE);
     let queue = controller.queue();
+    let settings = context.config.autoscaling;
     // What changed in the specification is acted upon now; a new status is what was written here, mostly.
     autoscalers.on_change(move |change| {
         let new = change.object();
         match change.old() {
             Some(old) if old.metadata.generation == new.metadata.generation && !change.is_deleted() => {
-                queue.add_after(new.key(), PERIOD);
+                queue.add_after(new.key(), settings.period);
             }
             _ => queue.add(new.key()),
         }
@@ -72,6 +70,7 @@ pub fn start(context: &Context) {
             kinds: Kinds::default(),
             known: Mutex::default(),
             own: Expectations::default(),
+            settings,
         },
     );
 }
@@ -92,6 +91,7 @@ struct Autoscalers {
     kinds: Kinds,
     known: Mutex<BTreeMap<ObjectKey, Known>>,
     own: Expectations,
+    settings: Autoscaling,
 }
 
 #[async_trait]
@@ -118,7 +118,7 @@ impl Reconcile for Autoscalers {
                 }
             }
         }
-        Ok(Outcome::After(PERIOD))
+        Ok(Outcome::After(self.settings.period))
     }
 }
 
@@ -206,7 +206,12 @@ impl Autoscalers {
             if let Some(behavior) = &spec.behavior {
                 let mut known = self.known.lock();
                 let memory = &mut known.entry(key.clone()).or_default().memory;
-                memory.changed(current, wanted, &Rules::of(behavior), Instant::now());
+                memory.changed(
+                    current,
+                    wanted,
+                    &Rules::of(behavior, self.settings.downscale_window),
+                    Instant::now(),
+                );
             }
             if current > 0 && wanted == 0 && bounds.min == 0 && counts_without_pods {
                 let text = "the HPA controller scaled the workload to zero";
@@ -254,10 +259,10 @@ impl Autoscalers {
             selector: target.selector(),
             basis: Basis {
                 replicas: current,
-                tolerances: propose::tolerances(hpa),
+                tolerances: propose::tolerances(hpa, self.settings.tolerance),
                 pods: &pods,
                 now: now(),
-                delays: Default::default(),
+                delays: Delays::of(&self.settings),
             },
         };
         let mut best = Wish {
@@ -365,8 +370,13 @@ impl Autoscalers {
             let mut known = self.known.lock();
             let memory = &mut known.entry(key.clone()).or_default().memory;
             match &spec.behavior {
-                None => memory.plain(asked, bounds, Instant::now()),
-                Some(behavior) => memory.ruled(asked, bounds, &Rules::of(behavior), Instant::now()),
+                None => memory.plain(asked, bounds, self.settings.downscale_window, Instant::now()),
+                Some(behavior) => memory.ruled(
+                    asked,
+                    bounds,
+                    &Rules::of(behavior, self.settings.downscale_window),
+                    Instant::now(),
+                ),
             }
         };
         let (why, text) = verdict.able;

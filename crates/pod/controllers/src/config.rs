@@ -2,9 +2,37 @@
 
 use anyhow::bail;
 use keelson_client::Telling;
+use keelson_client::leader::Election;
 use keelson_pki::ServiceAccountKeys;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What kube-controller-manager's flags say of autoscalers, with its defaults.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Autoscaling {
+    /// How often an autoscaler is looked at.
+    pub period: Duration,
+    /// How far usage may be off, as a part of one, if an autoscaler says nothing else.
+    pub tolerance: f64,
+    /// How long a higher recommendation keeps replicas, if an autoscaler says nothing else.
+    pub downscale_window: Duration,
+    /// So long after its start a pod's CPU counts only if it was measured while the pod was ready.
+    pub cpu_initialization: Duration,
+    /// A pod that became unready within this time of its start has never been ready.
+    pub initial_readiness: Duration,
+}
+
+impl Default for Autoscaling {
+    fn default() -> Self {
+        Autoscaling {
+            period: Duration::from_secs(15),
+            tolerance: 0.1,
+            downscale_window: Duration::from_secs(300),
+            cpu_initialization: Duration::from_secs(300),
+            initial_readiness: Duration::from_secs(30),
+        }
+    }
+}
 
 #[derive(Clone)]
 pub struct Config {
@@ -37,12 +65,13 @@ pub struct Config {
     pub snapshots: bool,
     /// Statuses of the cluster's network policies are written; their definition is in the cluster.
     pub cluster_policies: bool,
+    pub autoscaling: Autoscaling,
     /// Finished pods beyond this number are deleted, the oldest first.
     pub terminated_pods: usize,
     /// `*` for all, a name, or `-name` for all but it.
     pub controllers: Vec<String>,
-    /// This candidate's unique name. None: there is only one, and it leads.
-    pub leader_election: Option<String>,
+    /// This candidate, and what it is for. None: there is only one, and it leads.
+    pub leader_election: Option<Election>,
     /// Where queues and requests are counted.
     pub telling: Telling,
 }
@@ -65,6 +94,7 @@ impl Default for Config {
             pools: false,
             snapshots: false,
             cluster_policies: false,
+            autoscaling: Autoscaling::default(),
             terminated_pods: 12500,
             controllers: vec!["*".into()],
             leader_election: None,

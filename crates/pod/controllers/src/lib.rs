@@ -53,7 +53,7 @@ pub mod wire;
 pub use cluster_policies::definition as cluster_policy_definition;
 pub use config::Config;
 use context::Context;
-use keelson_client::leader::{Election, acquire};
+use keelson_client::leader::acquire;
 use keelson_client::{ClientFactory, Rest};
 pub use load_balancer::{Port, Reserved, definition as pool_definition, peer_definition};
 use std::sync::Arc;
@@ -126,14 +126,13 @@ pub async fn run(clients: Arc<dyn ClientFactory>, config: Config, stop: Cancella
     config.check()?;
     let election = match &config.leader_election {
         None => None,
-        Some(identity) => {
+        Some(election) => {
             let rest = Rest::new(
                 clients.client("system:kube-controller-manager"),
                 "kube-controller-manager",
             )
             .telling(&config.telling);
-            let election = Election::new("kube-controller-manager", identity);
-            match acquire(&rest, election, &stop).await {
+            match acquire(&rest, election.clone(), &stop).await {
                 Some(leading) => Some(leading),
                 None => return Ok(()),
             }

@@ -4,6 +4,7 @@
 //! by number alone are followed by their metadata, while some quota names them.
 
 mod amounts;
+mod extended;
 
 pub use amounts::{read as read_amounts, requests as pod_requests};
 
@@ -12,7 +13,7 @@ use crate::wire::Queue;
 use amounts::Amounts;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaStatus, Service};
-use k8s_openapi::api::resource::v1::ResourceClaim;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim};
 use keelson_api::Quantity;
 use keelson_api::quantity::Format;
 use keelson_client::discovery::preferred_resources;
@@ -41,12 +42,14 @@ pub fn start(context: &Context) {
     let services = context.informer::<Service>();
     let claims = context.informer::<PersistentVolumeClaim>();
     let devices = context.informer::<ResourceClaim>();
+    let classes = context.informer::<DeviceClass>();
     let controller = Controller::new("resourcequota")
         .input(&quotas)
         .input(&pods)
         .input(&services)
         .input(&claims)
         .input(&devices)
+        .input(&classes)
         .output(ResourceQuota::RESOURCE);
     let queue = controller.queue();
     let charged: Charged = Arc::default();
@@ -72,6 +75,20 @@ pub fn start(context: &Context) {
     replenish(&services, &quotas, &queue, |old, new| old.spec != new.spec);
     replenish(&claims, &quotas, &queue, |old, new| old.spec != new.spec);
     replenish(&devices, &quotas, &queue, |old, new| old.spec != new.spec);
+    {
+        let (queue, quotas) = (queue.clone(), quotas.clone());
+        classes.on_change(move |change| {
+            let name = |class: &DeviceClass| class.spec.as_ref()?.extended_resource_name.clone();
+            let is_known = change.old().is_some_and(|old| name(old) == name(change.object()));
+            if !is_known || change.is_deleted() {
+                quotas
+                    .store()
+                    .list()
+                    .iter()
+                    .for_each(|quota| queue.add_after(quota.key(), SETTLE));
+            }
+        });
+    }
     let rest = context.rest("resourcequota-controller");
     context.run(
         controller,
@@ -83,6 +100,7 @@ pub fn start(context: &Context) {
             services,
             claims,
             devices,
+            classes,
             objects: Objects::new(&rest),
             reader: context.reader(),
             stop: context.stop.clone(),
@@ -123,6 +141,7 @@ struct Quotas {
     services: Informer<Service>,
     claims: Informer<PersistentVolumeClaim>,
     devices: Informer<ResourceClaim>,
+    classes: Informer<DeviceClass>,
     objects: Objects<ResourceQuota>,
     reader: Rest,
     stop: CancellationToken,
@@ -254,9 +273,17 @@ impl Quotas {
                 .iter()
                 .for_each(|s| amounts::add(&mut used, &amounts::service(s)));
             let devices = self.devices.store().list_namespace(ns);
-            devices
-                .iter()
-                .for_each(|claim| amounts::add(&mut used, &amounts::devices(claim)));
+            let names = extended::names(&self.classes.store().list());
+            for claim in &devices {
+                let mut of_claim = amounts::devices(claim);
+                let pod = extended::owner(claim).and_then(|owner| {
+                    let pod = self.pods.store().get_key(&ObjectKey::new(ns, &owner.name))?;
+                    extended::is_for(claim, &pod, &devices).then_some(pod)
+                });
+                let of_pod = pod.map(|pod| amounts::pod(&pod, now)).unwrap_or_default();
+                extended::add(&mut of_claim, &names, &of_pod);
+                amounts::add(&mut used, &of_claim);
+            }
         }
         used
     }

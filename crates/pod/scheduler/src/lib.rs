@@ -92,7 +92,7 @@ pub struct Config {
     /// Who is asked beside the plug-ins.
     pub extenders: Vec<extender::Settings>,
     /// Who this is among several schedulers, of which one works; `None`: it is the only one.
-    pub leader_election: Option<String>,
+    pub leader_election: Option<Election>,
     /// For the choice between equally good nodes; `None`: a new one each time.
     pub seed: Option<u64>,
     /// Where decisions, requests and queues are counted.
@@ -121,7 +121,7 @@ pub async fn run(client: kube::Client, config: Config, stop: CancellationToken) 
     let extenders = Extender::all(&config.extenders).await?;
     let election = match &config.leader_election {
         None => None,
-        Some(identity) => match acquire(&rest, Election::new("kube-scheduler", identity), &stop).await {
+        Some(election) => match acquire(&rest, election.clone(), &stop).await {
             Some(leading) => Some(leading),
             None => return Ok(()),
         },

@@ -26,14 +26,13 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
-/// How long a request may take that is not long-running.
-pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a kubelet's request waits for the binding that allows it to arrive at the node authorizer.
 const BINDING_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Serves a request from its head to its response's head.
 pub async fn run(server: &Arc<ServerState>, request: Request) -> Response {
-    let context = match begin(&request) {
+    let serving = &server.config.serving;
+    let context = match begin(&request, serving.request_timeout) {
         Ok(context) => context,
         Err(e) => return response::error(&e),
     };
@@ -45,6 +44,10 @@ pub async fn run(server: &Arc<ServerState>, request: Request) -> Response {
     let mut answer = finish(server, &context, answer);
     if let Some(deadline) = context.deadline {
         answer.extensions_mut().insert(WriteBy(deadline));
+    }
+    if let Some(directives) = &serving.transport_security {
+        let headers = answer.headers_mut();
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, directives.clone());
     }
     socket::begin(answer)
 }
@@ -376,7 +379,7 @@ async fn route(server: &Arc<ServerState>, context: RequestContext, request: Requ
 }
 
 /// Reads the head of a request.
-fn begin(request: &Request) -> ApiResult<RequestContext> {
+fn begin(request: &Request, longest: Duration) -> ApiResult<RequestContext> {
     let info = RequestInfo::parse(request.method(), request.uri())
         .map_err(|e| ApiError::internal(format!("failed to create RequestInfo: {e}")))?;
     let mut context = RequestContext::new(info, UserInfo::default());
@@ -397,23 +400,19 @@ fn begin(request: &Request) -> ApiResult<RequestContext> {
     context.applies = context.info.verb == "patch" && kind.is_some_and(|k| k.starts_with("application/apply-patch+"));
     context.remote = request.extensions().get::<RemoteAddr>().map(|r| r.0);
     if !context.info.is_long_running() {
-        context.deadline = Some(context.started + allotted(&context.info)?);
+        context.deadline = Some(context.started + allotted(&context.info, longest)?);
     }
     Ok(context)
 }
 
-/// What the `timeout` parameter allows, at most [`REQUEST_TIMEOUT`].
-fn allotted(info: &RequestInfo) -> ApiResult<Duration> {
+/// What the `timeout` parameter allows, at most `longest`.
+fn allotted(info: &RequestInfo, longest: Duration) -> ApiResult<Duration> {
     let Some(text) = info.query.get("timeout").filter(|t| !t.is_empty()) else {
-        return Ok(REQUEST_TIMEOUT);
+        return Ok(longest);
     };
     let wrong = || ApiError::bad_request("invalid timeout specified in the request URL");
     let asked = keelson_api::duration::length(text).map_err(|_| wrong())?;
-    Ok(if asked.is_zero() {
-        REQUEST_TIMEOUT
-    } else {
-        asked.min(REQUEST_TIMEOUT)
-    })
+    Ok(if asked.is_zero() { longest } else { asked.min(longest) })
 }
 
 fn panicked(context: &RequestContext) -> Response {

@@ -127,6 +127,7 @@ impl ApiServer {
             cert,
             vouched: self.state.vouched.clone(),
             revocations: self.state.revocations.clone(),
+            offer: config.tls.clone(),
             limits: Limits::default(),
             failed: self.state.metrics.failed_handshakes.clone(),
         };
@@ -186,6 +187,11 @@ impl ApiServer {
             }
         };
         tokio::join!(servers, identity);
+    }
+
+    /// `/readyz` says from now on that the server ends; requests are taken as before.
+    pub fn announce_end(&self) {
+        self.state.ending.cancel();
     }
 
     /// Ends the server's tasks. Requests that are open go on.
@@ -479,10 +485,11 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
     let table = Arc::new(ResourceTable::new(resources::rows()));
     let ranges = resources::ServiceRanges {
         cidrs: config.service_cidrs.clone(),
-        ..Default::default()
+        node_ports: config.serving.node_ports.clone(),
     };
     let metrics = Metrics::new(config.measures.clone());
     let engine = Engine::new(table.clone(), store.clone()).with_observer(metrics.store.clone());
+    let engine = engine.with_event_ttl(config.serving.event_ttl);
     let engine = Arc::new(engine.with_service_ranges(ranges));
     let Made {
         rbac,
@@ -492,7 +499,8 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
     } = made.clone();
     let tokens = Arc::new(ServiceAccountTokens {
         keys,
-        issuers: vec![config.issuer.clone()],
+        issuers: [std::slice::from_ref(&config.issuer), &config.former_issuers].concat(),
+        extends: config.serving.extends_tokens,
         audiences: config.api_audiences.iter().map(Str::from).collect(),
         uses: authn::tokens::Uses::default(),
     });
@@ -542,9 +550,13 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
         configured,
         token_authenticator: authenticator.clone(),
         token_issuer: Arc::new(Issuer(tokens.clone())),
-        discovery: Discovery::new(table.clone(), services.clone()),
+        discovery: Discovery::new(table.clone(), services.clone()).at(config.external_address()),
         openapi: OpenApi::new(table.clone()),
-        kubelet: KubeletClient::new(made.kubelet_tls, loopback.clone()),
+        kubelet: KubeletClient::new(
+            made.kubelet_tls,
+            loopback.clone(),
+            config.serving.kubelet_address_types.clone(),
+        ),
         front_proxy_client: parking_lot::RwLock::new(config.front_proxy_client.clone()),
         proxy_tls: made.proxy_tls,
         pages: nonresource::pages(&config),

@@ -68,9 +68,9 @@ pub trait Strategy: Send + Sync + fmt::Debug {
     fn returns_deleted(&self) -> bool {
         false
     }
-    /// Seconds until the store forgets the object (events).
-    fn ttl(&self, _obj: &Object) -> Option<u64> {
-        None
+    /// The store forgets the object after a time (events).
+    fn expires(&self) -> bool {
+        false
     }
     /// Before a write is committed: allocation of addresses and ports.
     async fn begin(
@@ -135,7 +135,7 @@ pub struct Behaviour {
     pub canonicalize: fn(&mut Object),
     pub graceful: Option<fn(&Object, &mut DeleteOptions) -> bool>,
     pub delete_during_update: fn(&Object, &Object) -> bool,
-    pub ttl: Option<u64>,
+    pub expires: bool,
     pub hooks: Option<&'static dyn Hooks>,
 }
 
@@ -186,7 +186,7 @@ impl Behaviour {
         canonicalize: |_| (),
         graceful: None,
         delete_during_update: |_, _| true,
-        ttl: None,
+        expires: false,
         hooks: None,
     };
     /// A kind with `spec`, `status` and a generation that follows the spec.
@@ -388,8 +388,8 @@ impl Strategy for BuiltIn {
     fn returns_deleted(&self) -> bool {
         self.0.returns_deleted
     }
-    fn ttl(&self, _obj: &Object) -> Option<u64> {
-        self.0.ttl
+    fn expires(&self) -> bool {
+        self.0.expires
     }
     async fn begin(
         &self,

@@ -119,6 +119,23 @@ pub fn of(seed: &Seed) -> Vec<Case> {
                 l.get(),
             ]
         }),
+        named("collected").does("is deleted with its collection", |l| {
+            let all = |options: &str| Request::new("DELETE", format!("{}?{}{options}", l.collection, l.only()));
+            vec![
+                l.create(),
+                all("&dryRun=All"),
+                all("&limit=1&labelSelector=a%3Dnowhere"),
+                l.get(),
+                all("&propagationPolicy=Orphan&gracePeriodSeconds=0"),
+                l.get(),
+                Request::new("PATCH", &l.path).body(MERGE, r#"{"metadata":{"finalizers":null}}"#),
+                l.create(),
+                all("&gracePeriodSeconds=0")
+                    .json(r#"{"preconditions":{"uid":"0a0a0a0a-1111-2222-3333-444444444444"}}"#),
+                all("&gracePeriodSeconds=0"),
+                l.get(),
+            ]
+        }),
         named("dry").does("is only tried", |l| {
             vec![
                 Request::new("POST", format!("{}?dryRun=All", l.collection)).json(&l.object),
@@ -188,6 +205,12 @@ impl Life {
             what: format!("one that {what}"),
             steps,
         }
+    }
+
+    /// A collection's query that leaves this one alone.
+    fn only(&self) -> String {
+        let name = self.object["metadata"]["name"].as_str().unwrap_or_default();
+        format!("fieldSelector=metadata.name%3D{name}")
     }
 
     fn identity(&self) -> Value {

@@ -14,6 +14,8 @@ const FORMS: &[&str] = &[
     METADATA,
     METADATA_LIST,
     "application/yaml",
+    "application/cbor",
+    "application/cbor, application/json;q=0.5",
     "*/*",
     "text/html",
     "application/json;as=Table;v=v1beta1;g=meta.k8s.io",
@@ -70,6 +72,41 @@ const LISTS: &[&str] = &[
     "notAnOption=1",
     "includeObject=None",
 ];
+/// Ways to delete a collection: a query, and a body. All are only tried.
+const DELETES: &[(&str, &str)] = &[
+    ("", ""),
+    ("labelSelector=app%3Dnowhere", ""),
+    ("labelSelector=a+in+()", ""),
+    ("fieldSelector=metadata.name%3Dweb", ""),
+    ("fieldSelector=spec.nowhere%3Dx", ""),
+    ("limit=1", ""),
+    ("limit=-1", ""),
+    ("limit=x", ""),
+    ("continue=x", ""),
+    ("resourceVersion=1", ""),
+    ("resourceVersion=x", ""),
+    ("resourceVersion=0&resourceVersionMatch=Exact", ""),
+    ("propagationPolicy=Orphan", ""),
+    ("propagationPolicy=Other", ""),
+    ("orphanDependents=true&propagationPolicy=Background", ""),
+    ("gracePeriodSeconds=-1", ""),
+    ("gracePeriodSeconds=x", ""),
+    ("dryRun=Some", ""),
+    (
+        "",
+        r#"{"kind":"DeleteOptions","apiVersion":"v1","dryRun":["All"],"preconditions":{"uid":"x"}}"#,
+    ),
+    (
+        "",
+        r#"{"kind":"DeleteOptions","apiVersion":"v1","dryRun":["All"],"preconditions":{"resourceVersion":"1"}}"#,
+    ),
+    (
+        "",
+        r#"{"kind":"DeleteOptions","apiVersion":"v1","dryRun":["All"],"gracePeriodSeconds":5}"#,
+    ),
+    ("", r#"{"kind":"Other","apiVersion":"v1","dryRun":["All"]}"#),
+    ("", "{"),
+];
 /// Queries of a watch; each ends after a second.
 const WATCHES: &[&str] = &[
     "",
@@ -87,6 +124,13 @@ const WATCHES: &[&str] = &[
     "resourceVersionMatch=Exact&resourceVersion=1",
     "limit=1",
     "continue=x",
+    "allowWatchBookmarks=true",
+    "allowWatchBookmarks=x",
+    "resourceVersion=1",
+    "resourceVersion=-1",
+    "resourceVersion=0&labelSelector=a+in+()",
+    "sendInitialEvents=x",
+    "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=x&allowWatchBookmarks=true",
 ];
 
 /// What is read of one object.
@@ -288,6 +332,11 @@ pub fn of_all(seeds: &[Seed]) -> Vec<Case> {
                 format!("list with {query}"),
                 Request::new("GET", format!("{path}?{query}")),
             ));
+        }
+        for (query, body) in DELETES {
+            let request = Request::new("DELETE", format!("{path}?dryRun=All&{query}"));
+            let request = if body.is_empty() { request } else { request.json(body) };
+            out.push(case(seed, format!("delete all with {query} {body}"), request));
         }
         if seed.namespace.is_some() {
             out.push(case(

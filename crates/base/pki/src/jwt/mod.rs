@@ -5,12 +5,10 @@
 
 pub mod keyset;
 mod legacy;
-mod provider;
 mod signing;
 pub mod turn;
 
 pub use legacy::{LEGACY_ISSUER, LegacyClaims};
-pub use provider::install as install_provider;
 
 use crate::files;
 use crate::x509::key::PublicKey as Key;
@@ -438,16 +436,9 @@ mod tests {
     #[test]
     fn the_key_set_names_the_signing_key() {
         let keys = ServiceAccountKeys::generate().unwrap();
-        provider::install();
-        let header = jsonwebtoken::decode_header(keys.sign(&claims()).unwrap()).unwrap();
-        let set: jsonwebtoken::jwk::JwkSet = serde_json::from_value(keys.jwks()).unwrap();
-        let jwk = set.find(header.kid.as_deref().unwrap()).unwrap();
-        let mut v = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::ES256);
-        v.validate_exp = false;
-        v.validate_aud = false;
-        let token = keys.sign(&claims()).unwrap();
-        let key = jsonwebtoken::DecodingKey::from_jwk(jwk).unwrap();
-        jsonwebtoken::decode::<Claims>(&token, &key, &v).unwrap();
+        let set = keyset::KeySet::parse(keys.jwks().to_string().as_bytes()).unwrap();
+        let token = Signed::parse(&keys.sign(&claims()).unwrap()).unwrap();
+        assert!(set.signed(&token) && !token.key_id.is_empty());
     }
 
     /// Keys in all forms in which openssl writes them, and what upstream's own code makes of them: ids, set, document, tokens.

@@ -1,6 +1,7 @@
 //! The API server: made, served, and ended. Alone it takes kube-apiserver's options.
 
 mod options;
+mod serving;
 
 pub use options::{Options, main};
 

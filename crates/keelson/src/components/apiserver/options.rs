@@ -3,9 +3,11 @@
 //! Without `--client-ca-file` nobody is known by a certificate, and without `--etcd-servers` there is no store: upstream's server
 //! doesn't start then either.
 
-use super::{Api, bind};
+use super::{Api, bind, serving};
 use crate::access::Access;
+use crate::components::front::tls::TlsOptions;
 use crate::components::front::{everywhere, secure};
+use crate::components::upstream::{Apiserver, Others};
 use crate::components::{Gates, LogOptions};
 use crate::config::{Config, Options as ServerOptions};
 use crate::process::Ended;
@@ -80,9 +82,9 @@ pub struct Options {
     /// Key that signs them: RSA of 2048 to 4096 bits, or ECDSA over P-256, P-384 or P-521
     #[arg(long, value_name = "FILE")]
     service_account_signing_key_file: PathBuf,
-    /// Who issues them
-    #[arg(long, value_name = "URL")]
-    service_account_issuer: String,
+    /// Who issues them; may be given several times, those after the first are believed
+    #[arg(long, value_name = "URL", required = true)]
+    service_account_issuer: Vec<String>,
     /// Where others find the keys [default: this server's own address]
     #[arg(long, value_name = "URL")]
     service_account_jwks_uri: Option<String>,
@@ -152,6 +154,12 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     audit_log_maxage: Option<u32>,
     #[command(flatten)]
+    serving: serving::Options,
+    #[command(flatten)]
+    tls: TlsOptions,
+    #[command(flatten)]
+    _others: Others<Apiserver>,
+    #[command(flatten)]
     access: Access,
     #[command(flatten)]
     _gates: Gates,
@@ -213,11 +221,16 @@ impl Options {
     fn api_config(&self, config: &Config) -> anyhow::Result<keelson_apiserver::Config> {
         let text = |path: &Option<PathBuf>| path.as_deref().map(secure::read).transpose();
         let pair = |cert, key| anyhow::Ok(text(cert)?.zip(text(key)?));
-        let issuer = self.service_account_issuer.clone();
-        ensure!(
-            issuer.starts_with("https://") || !issuer.contains(':'),
-            "--service-account-issuer {issuer}: a URL begins with https://"
-        );
+        let (issuer, former_issuers) = self
+            .service_account_issuer
+            .split_first()
+            .context("--service-account-issuer")?;
+        for issuer in &self.service_account_issuer {
+            ensure!(
+                issuer.starts_with("https://") || !issuer.contains(':'),
+                "--service-account-issuer {issuer}: a URL begins with https://"
+            );
+        }
         let taken: Vec<String> = self
             .service_account_key_file
             .iter()
@@ -227,19 +240,24 @@ impl Options {
             .context("--service-account-signing-key-file, --service-account-key-file")?;
         let own = format!(
             "https://{}:{}/openid/v1/jwks",
-            families::host(config.node_ip()),
+            match &self.serving.external_hostname {
+                Some(host) => host.clone(),
+                None => families::host(config.node_ip()),
+            },
             config.api_port
         );
-        Ok(keelson_apiserver::Config {
+        let mut api = keelson_apiserver::Config {
             advertise_address: config.node_ip(),
             advertise_port: config.api_port,
             service_cidrs: self.service_ranges()?,
             jwks_uri: self.service_account_jwks_uri.clone().unwrap_or(own),
             api_audiences: match config.access.api_audiences.as_slice() {
-                [] => vec![issuer.clone()],
+                [] => self.service_account_issuer.clone(),
                 given => given.to_vec(),
             },
-            issuer,
+            issuer: issuer.clone(),
+            former_issuers: former_issuers.to_vec(),
+            tls: self.tls.offer()?,
             client_ca_pem: secure::read(&self.client_ca_file)?,
             front_proxy_ca_pem: text(&self.requestheader_client_ca_file)?,
             front_proxy_client: pair(&self.proxy_client_cert_file, &self.proxy_client_key_file)?,
@@ -253,18 +271,20 @@ impl Options {
             flags: Some(crate::flagz::of_this_process()),
             host: Some(crate::config::host_name()?),
             ..keelson_apiserver::Config::new(keys)
-        })
+        };
+        self.serving.apply(&mut api)?;
+        Ok(api)
     }
 
     /// The serving certificate: as given, as found, or made.
     fn certificate(&self, config: &Config) -> anyhow::Result<Arc<ServingCert>> {
         if let (Some(cert), Some(key)) = (&self.tls_cert_file, &self.tls_private_key_file) {
-            let cert = ServingCert::new(&secure::read(cert)?, &secure::read(key)?);
+            let cert = self.tls.certificate(&secure::read(cert)?, &secure::read(key)?);
             return cert.context("--tls-cert-file, --tls-private-key-file");
         }
         let (cert, key) = (self.cert_dir.join("apiserver.crt"), self.cert_dir.join("apiserver.key"));
         if let (Some(cert), Some(key)) = (files::read(&cert)?, files::read(&key)?) {
-            return ServingCert::new(&cert, &key).context("--cert-dir");
+            return self.tls.certificate(&cert, &key).context("--cert-dir");
         }
         let names = [
             "kubernetes",
@@ -279,7 +299,7 @@ impl Options {
         std::fs::create_dir_all(&self.cert_dir).with_context(|| format!("--cert-dir {}", self.cert_dir.display()))?;
         files::write_secret(&key, own.key_pem.as_bytes())?;
         files::write_public(&cert, own.cert_pem.as_bytes())?;
-        ServingCert::new(&own.cert_pem, &own.key_pem)
+        self.tls.certificate(&own.cert_pem, &own.key_pem)
     }
 }
 
@@ -298,6 +318,7 @@ fn no_pods(services: IpNet) -> anyhow::Result<IpNet> {
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let config = options.config()?;
     let (api_config, cert) = (options.api_config(&config)?, options.certificate(&config)?);
+    let delay = options.serving.shutdown_delay()?;
     process::run(&options.log.resolve()?, None, async |mut stopping| {
         let began = std::time::Instant::now();
         let watched = crate::watchdog::wanted()?;
@@ -335,6 +356,10 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         };
         crate::notify::stopping();
         api.server.leave().await;
+        if failure.is_none() && !delay.is_zero() {
+            api.server.announce_end();
+            tokio::time::sleep(delay).await;
+        }
         beside.stop().await;
         api.stop().await;
         store.close().await;
@@ -410,19 +435,20 @@ mod tests {
         }
         for (more, named) in [
             ("--insecure-port=8080", "--insecure-port"),
-            (
-                "--kubelet-preferred-address-types=Hostname",
-                "--kubelet-preferred-address-types",
-            ),
+            ("--watch-cache=false", "--watch-cache"),
+            ("--egress-selector-config-file=f", "--egress-selector-config-file"),
+            ("--tls-min-version=VersionTLS10", "VersionTLS10"),
             ("--allow-privileged=false", "--allow-privileged"),
             ("--enable-bootstrap-token-auth=false", "--enable-bootstrap-token-auth"),
             ("--tls-cert-file=c", "--tls-private-key-file"),
         ] {
             let line = line.replace("--allow-privileged=true", "");
             let refused = parse("kube-apiserver", &format!("{line} {more}"))
+                .and_then(|options| options.api_config(&options.config()?))
                 .err()
                 .unwrap_or_else(|| panic!("{more} is taken"));
-            assert!(refused.to_string().contains(named), "{more}: {refused}");
+            let refused = format!("{refused:#}");
+            assert!(refused.contains(named), "{more}: {refused}");
         }
         std::fs::remove_dir_all(dir).unwrap();
     }

@@ -4,18 +4,22 @@ mod names;
 
 use super::front::{Front, secure};
 use super::reach::Reach;
+use super::upstream::{ControllerManager, Others};
 use super::{Elect, Gates, LogOptions};
 use crate::store::duration;
 use crate::supervise::Supervisor;
 use anyhow::{Context, ensure};
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
+use keelson_api::duration::length;
 use keelson_client::{Accounts, ClientFactory, Telling};
 use keelson_controllers::Config;
+use keelson_controllers::config::Autoscaling;
 use keelson_pki::{Current, Pki, ServiceAccountKeys, authority};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Upstream's.
@@ -100,7 +104,7 @@ pub struct Options {
     /// Authority by which pods know the API server: published in every namespace [default: not published]
     #[arg(long, value_name = "FILE")]
     root_ca_file: Option<PathBuf>,
-    /// Key (ECDSA P-256) that signs the tokens of Secrets [default: such Secrets aren't filled]
+    /// Key (RSA, ECDSA P-256 or P-384) that signs the tokens of Secrets [default: such Secrets aren't filled]
     #[arg(long, value_name = "FILE")]
     service_account_private_key_file: Option<PathBuf>,
     /// Authority that signs certificate requests [default: none are signed]
@@ -121,10 +125,27 @@ pub struct Options {
     /// The same for a node that was never heard of
     #[arg(long, value_name = "DURATION", default_value = "1m")]
     node_startup_grace_period: String,
+    /// How often autoscalers are looked at
+    #[arg(long, value_name = "DURATION", value_parser = length, default_value = "15s")]
+    horizontal_pod_autoscaler_sync_period: Duration,
+    /// How far usage may be off before one acts, as a part of one, if it says nothing else
+    #[arg(long, value_name = "PART", default_value_t = 0.1)]
+    horizontal_pod_autoscaler_tolerance: f64,
+    /// How long a higher recommendation keeps replicas, if one says nothing else
+    #[arg(long, value_name = "DURATION", value_parser = length, default_value = "5m")]
+    horizontal_pod_autoscaler_downscale_stabilization: Duration,
+    /// So long after its start a pod's CPU counts only if it was measured while the pod was ready
+    #[arg(long, value_name = "DURATION", value_parser = length, default_value = "5m")]
+    horizontal_pod_autoscaler_cpu_initialization_period: Duration,
+    /// A pod that became unready within this time of its start has never been ready
+    #[arg(long, value_name = "DURATION", value_parser = length, default_value = "30s")]
+    horizontal_pod_autoscaler_initial_readiness_delay: Duration,
     #[command(flatten)]
     elect: Elect,
     #[command(flatten)]
     secure: secure::Options,
+    #[command(flatten)]
+    _others: Others<ControllerManager>,
     #[command(flatten)]
     _gates: Gates,
     #[command(flatten)]
@@ -184,9 +205,16 @@ impl Options {
             pools: false,
             snapshots: false,
             cluster_policies: false,
+            autoscaling: Autoscaling {
+                period: self.horizontal_pod_autoscaler_sync_period,
+                tolerance: self.horizontal_pod_autoscaler_tolerance,
+                downscale_window: self.horizontal_pod_autoscaler_downscale_stabilization,
+                cpu_initialization: self.horizontal_pod_autoscaler_cpu_initialization_period,
+                initial_readiness: self.horizontal_pod_autoscaler_initial_readiness_delay,
+            },
             terminated_pods: self.terminated_pod_gc_threshold,
             controllers: names::ours(&self.controllers)?,
-            leader_election: self.elect.candidate()?,
+            leader_election: self.elect.candidate("kube-controller-manager")?,
             telling: Telling::default(),
         };
         settings.check()?;
@@ -244,6 +272,31 @@ mod tests {
             assert!(settings(wrong).is_err(), "{wrong}");
         }
         assert!(settings("--leader-elect=false").unwrap().leader_election.is_none());
-        assert!(settings("").unwrap().leader_election.is_some());
+        let elected = settings("").unwrap().leader_election.unwrap();
+        assert_eq!(
+            (elected.name.as_str(), elected.lease),
+            ("kube-controller-manager", Duration::from_secs(15))
+        );
+        let line = "--leader-elect-resource-name n --leader-elect-resource-namespace s --leader-elect-lease-duration 1m \
+                    --leader-elect-renew-deadline=40s --leader-elect-retry-period=5s";
+        let elected = settings(line).unwrap().leader_election.unwrap();
+        assert_eq!((elected.namespace.as_str(), elected.name.as_str()), ("s", "n"));
+        let (lease, renew, retry) = (
+            elected.lease.as_secs(),
+            elected.renew.as_secs(),
+            elected.retry.as_secs(),
+        );
+        assert_eq!((lease, renew, retry), (60, 40, 5));
+        assert_eq!(settings("").unwrap().autoscaling, Autoscaling::default());
+        let line = "--horizontal-pod-autoscaler-tolerance=0.2 --horizontal-pod-autoscaler-downscale-stabilization 1m";
+        let autoscaling = settings(line).unwrap().autoscaling;
+        assert_eq!(
+            (autoscaling.tolerance, autoscaling.downscale_window.as_secs()),
+            (0.2, 60)
+        );
+        for wrong in ["--leader-elect-renew-deadline=15s", "--leader-elect-retry-period=9s"] {
+            let refused = settings(wrong).err().unwrap().to_string();
+            assert!(refused.contains("--leader-elect-renew-deadline"), "{wrong}: {refused}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod plain;
 pub mod secure;
+pub mod tls;
 
 use crate::supervise::Health;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};

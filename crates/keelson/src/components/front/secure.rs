@@ -3,6 +3,7 @@
 //! Client certificates count if `--client-ca-file` vouches for them, or else who the cluster's ConfigMap
 //! `kube-system/extension-apiserver-authentication` names; tokens are reviewed by the API server.
 
+use super::tls::TlsOptions;
 use super::{Front, Reply, reply, text};
 use crate::supervise::Supervisor;
 use anyhow::Context;
@@ -11,7 +12,7 @@ use http::StatusCode;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use k8s_openapi::api::core::v1::ConfigMap;
-use keelson_apiserver::serve::tls::{ServingCert, server_config};
+use keelson_apiserver::serve::tls::ServingCert;
 use keelson_client::reviews::{Remember, Reviews, Shown, User};
 use keelson_client::{Informer, InformerOptions, Rest, from_kubeconfig};
 use keelson_pki::authority::{Authority, CertSpec};
@@ -61,6 +62,8 @@ pub struct Options {
         default_value = "/healthz,/readyz,/livez"
     )]
     authorization_always_allow_paths: Vec<String>,
+    #[command(flatten)]
+    tls: TlsOptions,
 }
 
 impl Options {
@@ -97,7 +100,7 @@ impl Options {
             rights: Reviews::remembering(authorization, true, Remember::SHORTLY),
             authorities: RwLock::new(known),
         });
-        let cert = self.certificate(address.ip())?;
+        let (cert, offer) = (self.certificate(address.ip())?, self.tls.offer()?);
         let address = super::everywhere(address);
         let listen = move || async move {
             let bound = TcpListener::bind(address).await;
@@ -106,14 +109,14 @@ impl Options {
         let first = Arc::new(parking_lot::Mutex::new(Some(listen().await?)));
         let serving = server.clone();
         components.spawn("secure-serving", move |stop| {
-            let (first, server, cert) = (first.clone(), serving.clone(), cert.clone());
+            let (first, server, cert, offer) = (first.clone(), serving.clone(), cert.clone(), offer.clone());
             async move {
                 let kept = first.lock().take();
                 let socket = match kept {
                     Some(socket) => socket,
                     None => listen().await?,
                 };
-                let tls = server_config(cert, &Roots::default())?;
+                let tls = offer.config(cert, &Roots::default())?;
                 keelson_listen::run(socket, tls, server, limits(), stop).await
             }
         });
@@ -129,12 +132,13 @@ impl Options {
 
     fn certificate(&self, address: IpAddr) -> anyhow::Result<Arc<ServingCert>> {
         if let (Some(cert), Some(key)) = (&self.tls_cert_file, &self.tls_private_key_file) {
-            return ServingCert::new(&read(cert)?, &read(key)?).context("--tls-cert-file, --tls-private-key-file");
+            let own = self.tls.certificate(&read(cert)?, &read(key)?);
+            return own.context("--tls-cert-file, --tls-private-key-file");
         }
         let host = crate::config::host_name()?;
         let sans = vec![San::Dns(host.clone()), San::Dns("localhost".into()), San::Ip(address)];
         let own = Authority::generate(&format!("{host}-ca"))?.issue(&CertSpec::server(&host, sans))?;
-        ServingCert::new(&own.cert_pem, &own.key_pem)
+        self.tls.certificate(&own.cert_pem, &own.key_pem)
     }
 }
 

@@ -8,9 +8,6 @@ use k8s_openapi::api::autoscaling::v2::{HPAScalingPolicy, HPAScalingRules, Horiz
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a higher recommendation keeps replicas, if nothing else is said.
-pub const DOWNSCALE_WINDOW: Duration = Duration::from_secs(300);
-
 /// A condition's reason and message.
 pub type Told = (&'static str, &'static str);
 
@@ -110,15 +107,15 @@ impl Memory {
             .map(|r| r.replicas)
     }
 
-    /// What becomes of a wish where nothing is said of behaviour.
-    pub fn plain(&mut self, wish: i32, bounds: Bounds, now: Instant) -> Verdict {
+    /// What becomes of a wish where nothing is said of behaviour. A higher one keeps replicas for `window`.
+    pub fn plain(&mut self, wish: i32, bounds: Bounds, window: Duration, now: Instant) -> Verdict {
         let stabilized = self
             .recommendations
             .iter()
-            .filter(|r| now - r.at <= DOWNSCALE_WINDOW)
+            .filter(|r| now - r.at <= window)
             .map(|r| r.replicas)
             .fold(wish, i32::max);
-        self.recommend(wish, DOWNSCALE_WINDOW, now);
+        self.recommend(wish, window, now);
         let able = if stabilized == wish { READY } else { DOWN_STABILIZED };
         verdict(stabilized, able, plain_bounds(stabilized, bounds))
     }
@@ -258,14 +255,15 @@ pub struct Rules {
 }
 
 impl Rules {
-    pub fn of(behavior: &HorizontalPodAutoscalerBehavior) -> Self {
+    /// `window`: how long a higher recommendation keeps replicas, if nothing else is said.
+    pub fn of(behavior: &HorizontalPodAutoscalerBehavior, window: Duration) -> Self {
         Rules {
             up: way(
                 behavior.scale_up.as_ref(),
                 Duration::ZERO,
                 &[("Pods", 4), ("Percent", 100)],
             ),
-            down: way(behavior.scale_down.as_ref(), DOWNSCALE_WINDOW, &[("Percent", 100)]),
+            down: way(behavior.scale_down.as_ref(), window, &[("Percent", 100)]),
         }
     }
 }

@@ -3,6 +3,8 @@
 use super::*;
 use serde::Deserialize;
 
+const WINDOW: Duration = Duration::from_secs(300);
+
 #[derive(Debug, Deserialize)]
 struct Case {
     min: i32,
@@ -69,7 +71,7 @@ async fn rates_are_upstreams() {
             max: case.max,
             current: case.current,
         };
-        let (replicas, (reason, _)) = memory.ruled_bounds(case.wish, bounds, &Rules::of(&behavior), now);
+        let (replicas, (reason, _)) = memory.ruled_bounds(case.wish, bounds, &Rules::of(&behavior, WINDOW), now);
         assert_eq!((replicas, reason), (case.want, case.reason.as_str()), "{case:?}");
     }
     assert!(cases > 30, "{cases} cases: the table is cut off");
@@ -98,18 +100,18 @@ async fn the_highest_of_five_minutes_holds() {
     };
     let mut memory = Memory::default();
     memory.begin(10, Instant::now());
-    let first = memory.plain(4, bounds, Instant::now());
+    let first = memory.plain(4, bounds, WINDOW, Instant::now());
     assert_eq!((first.replicas, first.able.0), (10, "ScaleDownStabilized"));
     tokio::time::sleep(Duration::from_secs(200)).await;
-    assert_eq!(memory.plain(8, bounds, Instant::now()).replicas, 10);
+    assert_eq!(memory.plain(8, bounds, WINDOW, Instant::now()).replicas, 10);
     tokio::time::sleep(Duration::from_secs(150)).await;
     assert_eq!(
-        memory.plain(4, bounds, Instant::now()).replicas,
+        memory.plain(4, bounds, WINDOW, Instant::now()).replicas,
         8,
         "the ten are forgotten"
     );
     tokio::time::sleep(Duration::from_secs(301)).await;
-    let last = memory.plain(4, bounds, Instant::now());
+    let last = memory.plain(4, bounds, WINDOW, Instant::now());
     assert_eq!(
         (last.replicas, last.able.0, last.limited.0),
         (4, "ReadyForNewScale", false)
@@ -123,7 +125,7 @@ async fn windows_of_a_behaviour_hold_both_ways() {
         scale_up: Some(rules([0, 0, 1000, 60, 60])),
         scale_down: Some(rules([0, 0, 100, 60, 120])),
     };
-    let rules = Rules::of(&behavior);
+    let rules = Rules::of(&behavior, WINDOW);
     let bounds = Bounds {
         min: 1,
         max: 100,

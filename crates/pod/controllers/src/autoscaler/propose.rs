@@ -12,9 +12,6 @@ use keelson_api::Quantity;
 use keelson_api::quantity::Format;
 use keelson_client::labels;
 
-/// How far usage may be off, if nothing else is said.
-const TOLERANCE: f64 = 0.1;
-
 pub struct Proposal {
     pub replicas: i32,
     /// The metric's name in conditions and events.
@@ -37,7 +34,8 @@ pub struct Target<'a> {
     pub basis: Basis<'a>,
 }
 
-pub fn tolerances(hpa: &HorizontalPodAutoscaler) -> Tolerances {
+/// How far usage may be off: as the autoscaler says, or else `usual`.
+pub fn tolerances(hpa: &HorizontalPodAutoscaler, usual: f64) -> Tolerances {
     let behavior = hpa.spec.behavior.as_ref();
     let read = |text: &Text| Quantity::parse(&text.0).ok().map(|q| q.as_f64());
     let down = behavior
@@ -47,8 +45,8 @@ pub fn tolerances(hpa: &HorizontalPodAutoscaler) -> Tolerances {
         .and_then(|b| b.scale_up.as_ref())
         .and_then(|r| r.tolerance.as_ref());
     Tolerances {
-        down: down.and_then(read).unwrap_or(TOLERANCE),
-        up: up.and_then(read).unwrap_or(TOLERANCE),
+        down: down.and_then(read).unwrap_or(usual),
+        up: up.and_then(read).unwrap_or(usual),
     }
 }
 

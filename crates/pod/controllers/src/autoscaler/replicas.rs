@@ -3,6 +3,7 @@
 //! Pods that can't be judged count for the cautious side: one without a sample as idle when there is to be more, as busy
 //! when there is to be less; one that isn't ready as idle.
 
+use crate::config::Autoscaling;
 use crate::{pods, quota};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -18,11 +19,12 @@ pub struct Delays {
     pub initial_readiness: SignedDuration,
 }
 
-impl Default for Delays {
-    fn default() -> Self {
+impl Delays {
+    pub fn of(settings: &Autoscaling) -> Delays {
+        let time = |time| SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX);
         Delays {
-            cpu_initialization: SignedDuration::from_secs(300),
-            initial_readiness: SignedDuration::from_secs(30),
+            cpu_initialization: time(settings.cpu_initialization),
+            initial_readiness: time(settings.initial_readiness),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 pub type Amounts = BTreeMap<String, Quantity>;
 
 const CLASS: &str = ".storageclass.storage.k8s.io/";
-const DEVICES: &str = ".deviceclass.resource.k8s.io/devices";
+pub const DEVICES: &str = ".deviceclass.resource.k8s.io/devices";
 /// Who asks for all devices that there are gets so many at most.
 const MOST_DEVICES: i64 = 32;
 

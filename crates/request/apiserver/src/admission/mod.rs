@@ -43,6 +43,7 @@ pub use crate::metrics::Phase;
 pub use configured::Configured;
 pub use lookup::Lookup;
 pub use options::{Options, Settings};
+pub use tolerations::DefaultTolerationSeconds;
 
 use crate::authz::{Attributes, Authorizers};
 use crate::metrics::{AdmissionMetrics, Cells};
@@ -152,7 +153,7 @@ impl Chain {
             Arc::new(pod_security::PodSecurity(settings.pod_security.clone())),
             Arc::new(optional::PodNodeSelector(settings.node_selectors.clone())),
             Arc::new(priority::Priority),
-            Arc::new(tolerations::DefaultTolerationSeconds),
+            Arc::new(settings.toleration_seconds),
             Arc::new(optional::PodTolerationRestriction(settings.tolerations.clone())),
             Arc::new(optional::EventRateLimit::new(&settings.event_rate)),
             Arc::new(optional::ExtendedResourceToleration),

@@ -5,6 +5,7 @@
 
 use super::optional::{event_rate, image_policy, node_selector, tolerations};
 use super::pod_security;
+use super::tolerations::DefaultTolerationSeconds;
 use crate::config::file::{self, together};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -21,6 +22,8 @@ pub struct Options {
     pub enable: Vec<String>,
     /// `--disable-admission-plugins`
     pub disable: Vec<String>,
+    /// `--default-not-ready-toleration-seconds`, `--default-unreachable-toleration-seconds`
+    pub toleration_seconds: DefaultTolerationSeconds,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -28,6 +31,7 @@ pub struct Settings {
     /// Plug-ins that run besides the usual ones, and those that don't run.
     pub enabled: Vec<String>,
     pub disabled: Vec<String>,
+    pub toleration_seconds: DefaultTolerationSeconds,
     pub pod_security: Arc<pod_security::Settings>,
     pub event_rate: event_rate::Settings,
     pub node_selectors: Arc<node_selector::Settings>,
@@ -157,6 +161,7 @@ impl Options {
         let mut settings = Settings {
             enabled: self.enable.clone(),
             disabled: self.disable.clone(),
+            toleration_seconds: self.toleration_seconds,
             ..Settings::default()
         };
         if let Some(path) = &self.config {
@@ -292,9 +297,9 @@ mod tests {
     fn refusal(enable: &[&str], disable: &[&str]) -> String {
         let list = |names: &[&str]| names.iter().map(|n| (*n).to_string()).collect();
         let options = Options {
-            config: None,
             enable: list(enable),
             disable: list(disable),
+            ..Options::default()
         };
         options.resolve().map_or_else(|e| format!("{e:#}"), |_| String::new())
     }

@@ -1,4 +1,4 @@
-//! DefaultTolerationSeconds: a pod stays five minutes on a node that stops answering, unless it says otherwise.
+//! DefaultTolerationSeconds: a pod stays a while on a node that stops answering, unless it says otherwise.
 
 use super::{Phase, Plugin, Review};
 use async_trait::async_trait;
@@ -7,9 +7,16 @@ use keelson_registry::Operation;
 use std::collections::HashSet;
 
 const TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
-const SECONDS: i64 = 300;
 
-pub struct DefaultTolerationSeconds;
+/// How long, for each of the taints.
+#[derive(Clone, Copy, Debug)]
+pub struct DefaultTolerationSeconds(pub [i64; 2]);
+
+impl Default for DefaultTolerationSeconds {
+    fn default() -> Self {
+        DefaultTolerationSeconds([300; 2])
+    }
+}
 
 #[async_trait]
 impl Plugin for DefaultTolerationSeconds {
@@ -30,14 +37,14 @@ impl Plugin for DefaultTolerationSeconds {
             .cloned()
             .unwrap_or_default();
         let before = list.len();
-        for taint in TAINTS {
+        for (taint, seconds) in TAINTS.into_iter().zip(self.0) {
             let tolerated = list.iter().take(before).any(|t| {
                 let text = |key: &str| t.get(key).and_then(Value::as_str).unwrap_or_default();
                 matches!(text("key"), k if k.is_empty() || k == taint) && matches!(text("effect"), "" | "NoExecute")
             });
             if !tolerated {
                 list.push(
-                    value!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS}),
+                    value!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}),
                 );
             }
         }

@@ -23,6 +23,8 @@ pub struct ServiceAccountTokens {
     pub issuers: Vec<String>,
     /// The API server's audiences.
     pub audiences: Vec<Str>,
+    /// Whether a pod's token outlives a client that doesn't read it anew.
+    pub extends: bool,
     /// Of tokens in secrets.
     pub uses: Uses,
 }
@@ -210,7 +212,7 @@ impl TokenIssuer for Issuer {
         };
         let ours = audiences.iter().all(|a| tokens.audiences.contains(a));
         // A pod's token for the API server outlives a client that doesn't reload it, and says when it should have.
-        let extended = spec.pod.is_some() && ours && spec.expiration_seconds == WARN_AFTER_SECONDS;
+        let extended = tokens.extends && spec.pod.is_some() && ours && spec.expiration_seconds == WARN_AFTER_SECONDS;
         let lifetime = if extended {
             EXTENDED_SECONDS
         } else {

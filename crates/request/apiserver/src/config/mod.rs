@@ -1,11 +1,13 @@
 //! What an API server is told at its start.
 
 pub mod file;
+mod serving;
 
 use crate::audit::{self, Policy};
 use crate::authorities::Succession;
 use crate::joining::Joining;
 use crate::peers::Peer;
+use crate::serve::tls::Offer;
 use crate::snapshots::Take;
 use crate::upgrades::Upgrades;
 use crate::{admission, authn, authz};
@@ -16,6 +18,8 @@ use keelson_seal::Sealing;
 use keelson_zpages::Flags;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+
+pub use serving::Serving;
 
 /// The configuration of an [`crate::ApiServer`].
 pub struct Config {
@@ -28,6 +32,8 @@ pub struct Config {
     pub cluster_domain: String,
     /// Issuer and audience of service-account tokens.
     pub issuer: String,
+    /// Whose tokens are taken besides, with the same keys.
+    pub former_issuers: Vec<String>,
     pub api_audiences: Vec<String>,
     pub jwks_uri: String,
     pub service_account_keys: Arc<ServiceAccountKeys>,
@@ -52,6 +58,9 @@ pub struct Config {
     pub admission: admission::Settings,
     /// Requests served at once (upstream: 400 reading and 200 writing).
     pub max_requests_in_flight: usize,
+    pub serving: Serving,
+    /// What of TLS is offered to clients.
+    pub tls: Offer,
     /// What the audit log takes in, and where it is; `None`: there is none.
     pub audit: Option<(Policy, audit::Settings)>,
     /// What seals the values of the server's store, which is [`Sealing::store`] then.
@@ -104,6 +113,7 @@ impl Config {
             service_cidrs: vec![ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16).into()],
             cluster_domain: "cluster.local".into(),
             issuer: issuer.into(),
+            former_issuers: Vec::new(),
             api_audiences: vec![issuer.into()],
             jwks_uri: format!("{issuer}/openid/v1/jwks"),
             service_account_keys: Arc::new(service_account_keys),
@@ -119,6 +129,8 @@ impl Config {
             authorization: authz::Settings::default(),
             admission: admission::Settings::default(),
             max_requests_in_flight: 600,
+            serving: Serving::default(),
+            tls: Offer::default(),
             audit: None,
             sealing: None,
             history: None,
@@ -138,6 +150,12 @@ impl Config {
     /// By what metrics tell servers apart.
     pub fn id(&self) -> String {
         format!("apiserver-{}:{}", self.advertise_address, self.advertise_port)
+    }
+
+    /// Where clients are told that the server is, if somebody said so.
+    pub fn external_address(&self) -> Option<String> {
+        let host = self.serving.external_host.as_ref()?;
+        Some(crate::connect::join(host, self.advertise_port))
     }
 
     /// The address of the service `kubernetes`.

@@ -7,21 +7,22 @@ use parking_lot::RwLock;
 use rustls::ClientConfig;
 use std::sync::Arc;
 
-/// In this order, as kubeadm sets it; a name may not resolve where the server runs.
-const ADDRESS_TYPES: [&str; 5] = ["InternalIP", "ExternalIP", "Hostname", "InternalDNS", "ExternalDNS"];
 const DEFAULT_PORT: i64 = 10250;
 
 pub struct KubeletClient {
     tls: RwLock<Arc<ClientConfig>>,
     reader: Loopback,
+    /// By which of its addresses a kubelet is reached, the first that it has.
+    address_types: Vec<String>,
 }
 
 impl KubeletClient {
     /// `tls` proves this server to kubelets, and says whose certificates of theirs are taken.
-    pub fn new(tls: Arc<ClientConfig>, reader: Loopback) -> Self {
+    pub fn new(tls: Arc<ClientConfig>, reader: Loopback, address_types: Vec<String>) -> Self {
         KubeletClient {
             tls: RwLock::new(tls),
             reader,
+            address_types,
         }
     }
     /// New connections prove themselves by a renewed certificate.
@@ -29,11 +30,16 @@ impl KubeletClient {
         *self.tls.write() = tls;
     }
 
+    /// Host and port of a node's kubelet.
+    pub fn endpoint(&self, node: &Object) -> ApiResult<(String, i64)> {
+        endpoint(node, &self.address_types)
+    }
+
     /// The kubelet of a node.
     pub async fn target(&self, node: &str) -> ApiResult<Target> {
         let found = self.reader.object(&format!("/api/v1/nodes/{node}")).await?;
         let node = found.ok_or_else(|| ApiError::not_found("", "nodes", node))?;
-        let (host, port) = endpoint(&node)?;
+        let (host, port) = self.endpoint(&node)?;
         let config = self.tls.read().clone();
         let tls = ClientTls::to(config, &host).map_err(ApiError::internal)?;
         let address = join(&host, port);
@@ -45,15 +51,14 @@ impl KubeletClient {
     }
 }
 
-/// Host and port of a node's kubelet.
-pub fn endpoint(node: &Object) -> ApiResult<(String, i64)> {
+fn endpoint(node: &Object, types: &[String]) -> ApiResult<(String, i64)> {
     let addresses = node.at(&["status", "addresses"]).and_then(Value::as_array);
     let of_type = |wanted: &str| {
         addresses.into_iter().flatten().find_map(|a| {
             (a.get("type")?.as_str()? == wanted).then(|| a.get("address")?.as_str().map(str::to_string))?
         })
     };
-    let host = ADDRESS_TYPES.iter().find_map(|t| of_type(t)).ok_or_else(|| {
+    let host = types.iter().find_map(|t| of_type(t)).ok_or_else(|| {
         ApiError::internal(format!(
             "no preferred addresses found; known addresses: [] (node {})",
             node.name()

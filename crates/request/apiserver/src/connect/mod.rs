@@ -14,7 +14,7 @@ mod stream;
 
 pub use dial::{ClientTls, Target, Trust};
 pub use forward::{Rewrite, forward};
-pub use kubelet::KubeletClient;
+pub use kubelet::{KubeletClient, join};
 pub use log::deleted as deleted_log;
 
 use crate::authz::Attributes;

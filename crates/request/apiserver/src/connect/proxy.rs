@@ -1,7 +1,7 @@
 //! `pods/proxy`, `services/proxy` and `nodes/proxy`: HTTP to a pod, to one of a service's pods, or to a node's port.
 
 use super::dial::{ClientTls, Target};
-use super::kubelet::{endpoint, join};
+use super::kubelet::join;
 use super::{Rewrite, forward, hop, pod, unreachable};
 use crate::request::{Body, Request, RequestContext, RequestInfo, Response};
 use crate::state::ServerState;
@@ -208,7 +208,7 @@ fn endpoints(slices: &Object, port: &str, namespace: &str) -> Vec<(String, i64, 
 async fn node_target(server: &ServerState, id: &Id<'_>) -> ApiResult<Target> {
     let node = server.loopback.object(&format!("/api/v1/nodes/{}", id.name)).await?;
     let node = node.ok_or_else(|| ApiError::not_found("", "nodes", id.name))?;
-    let (host, port) = endpoint(&node)?;
+    let (host, port) = server.kubelet.endpoint(&node)?;
     allowed(&host)?;
     if id.port.is_empty() || id.port == port.to_string() {
         return server.kubelet.target(id.name).await;

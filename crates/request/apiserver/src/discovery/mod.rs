@@ -25,6 +25,8 @@ pub struct Discovery {
     table: Arc<ResourceTable>,
     services: Arc<Services>,
     cache: Mutex<Cache>,
+    /// By which clients reach the server; `None`: by what they asked.
+    address: Option<String>,
 }
 
 /// Documents of one state of table and services.
@@ -55,7 +57,11 @@ impl Discovery {
             table,
             services,
             cache: Mutex::default(),
+            address: None,
         }
+    }
+    pub fn at(self, address: Option<String>) -> Self {
+        Discovery { address, ..self }
     }
 
     /// Answers a discovery path; `None` for other paths, and for groups that aren't served here.
@@ -79,7 +85,7 @@ impl Discovery {
                         &self.aggregated(flavor, root),
                         flavor.content_type(),
                     )),
-                    None if root == "api" => Some(document(request.headers(), plain::api_versions(host(request)))),
+                    None if root == "api" => Some(document(request.headers(), plain::api_versions(self.host(request)))),
                     None => Some(document(request.headers(), plain::group_list(&self.groups(&table)))),
                 }
             }
@@ -92,6 +98,11 @@ impl Discovery {
             ["apis", group, version] => Some(self.resources(request, &table, group, version)?),
             _ => None,
         }
+    }
+
+    /// By which address clients reach the server.
+    fn host(&self, request: &Request) -> String {
+        self.address.clone().unwrap_or_else(|| host(request))
     }
 
     fn resources(&self, request: &Request, table: &Snapshot, group: &str, version: &str) -> Option<Response> {

@@ -26,7 +26,7 @@ pub fn decode(cx: &Cx, bytes: &[u8], format: Format, expected: &Expected) -> Api
         _ => Strictness::Report,
     };
     let mut findings = Vec::new();
-    let value = match format {
+    let mut value = match format {
         Format::Protobuf => {
             let envelope = proto::open(bytes).map_err(|e| unrecognized(want, &e, bytes))?;
             if !matches!(envelope.content_type, "" | PROTOBUF) {
@@ -44,6 +44,13 @@ pub fn decode(cx: &Cx, bytes: &[u8], format: Format, expected: &Expected) -> Api
             decoded.value
         }
     };
+    // A body may leave out of which version it is: the path says it, and defaults go by it.
+    if let Some(object) = value
+        .as_object_mut()
+        .filter(|object| !object.contains_key("apiVersion"))
+    {
+        object.insert("apiVersion", want.api_version());
+    }
     let (mut object, unknown) =
         complete(expected.schema, expected.strategy, value).map_err(|e| cannot_handle(want, &e))?;
     for u in unknown {

@@ -7,7 +7,7 @@
 //! A protobuf list says its length first: lengths are found out before, without writing.
 
 use super::negotiate::{Output, Shape};
-use super::respond::{cached_form, shown_kind, text, with_body};
+use super::respond::{cached_form, go_package, shown_kind, text, with_body};
 use super::table;
 use crate::request::{Body, Response};
 use bytes::Bytes;
@@ -48,7 +48,8 @@ pub async fn list(
             Reason::NotAcceptable,
             format!(
                 "you requested PartialObjectMetadata, but the requested object is a list (*{}.{})",
-                def.gvr.version, def.list_kind
+                go_package(def),
+                def.list_kind
             ),
         ));
     }

@@ -17,6 +17,16 @@ pub fn with_body(code: StatusCode, content_type: &'static str, body: Bytes) -> R
     crate::request::response::bytes_of(code, content_type, body)
 }
 
+/// The package of upstream's that has a kind's internal type, as messages name it.
+pub(super) fn go_package(def: &ResourceDef) -> &str {
+    match def.gvr.group.as_str() {
+        _ if def.custom => "unstructured",
+        "" | "events.k8s.io" => "core",
+        "rbac.authorization.k8s.io" => "rbac",
+        group => group.split('.').next().unwrap_or(group),
+    }
+}
+
 /// A value without a schema of its own concern, as JSON or YAML.
 pub(super) fn text(code: StatusCode, out: Output, value: Value) -> ApiResult<Response> {
     let bytes: Bytes = match out.format {
@@ -122,7 +132,7 @@ pub fn object(
             keelson_api::Reason::NotAcceptable,
             format!(
                 "you requested PartialObjectMetadataList, but the requested object is not a list (*{}.{})",
-                def.gvr.version,
+                go_package(def),
                 object.kind()
             ),
         )),

@@ -11,9 +11,10 @@ use bytes::Bytes;
 use futures::stream;
 use http::{HeaderMap, HeaderValue, header};
 use keelson_api::codec::{Format, encode_status, json, proto};
-use keelson_api::{ApiError, ApiResult, Object, Value, builtin};
+use keelson_api::{ApiError, ApiResult, Object, builtin};
 use keelson_cache::{Cache, Entry, Form, Watch, WatchEvent};
 use keelson_listen::WriteBy;
+use keelson_machinery::canonical::fill_zero;
 use keelson_registry::codec::{self, partial_metadata};
 use keelson_registry::engine::{Engine, cache_error};
 use keelson_registry::options::ListOptions;
@@ -23,13 +24,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Watches without `timeoutSeconds` last this long, and up to twice so.
-const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 /// No client waits longer; what is asked for beyond would leave the clock's range.
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// A client that doesn't take what a watch begins with has a seat no longer than any request.
-const LONGEST_BEGINNING: Duration = crate::chain::REQUEST_TIMEOUT;
 /// How long after a watch's end its last bytes may take.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 
@@ -44,13 +41,15 @@ pub async fn serve(mut call: Call<'_>) -> Served {
     let options = ListOptions::from_query(&query)?;
     table::check_include(call.include_object())?;
     let cx = call.cx();
+    let serving = &call.state.config.serving;
+    let longest_beginning = serving.request_timeout;
     let timeout = match options
         .timeout_seconds
         .and_then(|s| u64::try_from(s).ok())
         .filter(|s| *s > 0)
     {
         Some(s) => Duration::from_secs(s).min(MAX_TIMEOUT),
-        None => MIN_TIMEOUT.mul_f64(1.0 + rand::rng().random::<f64>()),
+        None => serving.min_request_timeout.mul_f64(1.0 + rand::rng().random::<f64>()),
     };
     let socket = match is_wanted(&call.headers) {
         true => match Asked::of(&call.headers, &mut call.extensions) {
@@ -68,7 +67,8 @@ pub async fn serve(mut call: Call<'_>) -> Served {
     let seat = Seat::default();
     if matches!(&source, Source::Watch(watch) if watch.is_beginning()) {
         seat.set(call.context.seat.take());
-        seat.bound(LONGEST_BEGINNING);
+        // A client that doesn't take what a watch begins with has a seat no longer than any request.
+        seat.bound(longest_beginning);
     }
     let stream = Stream {
         source,
@@ -325,12 +325,14 @@ impl Stream {
     }
 }
 
-/// An object that is nothing but a revision.
+/// An object that is nothing but a revision, and what is always written of its kind.
 fn bookmark(def: &ResourceDef, revision: u64, initial_events_end: bool) -> Object {
-    let mut o = Object::new();
+    let zero = (!def.custom).then(|| fill_zero(&def.schema));
+    let mut o = zero
+        .and_then(|zero| zero.as_object().cloned())
+        .map_or_else(Object::new, Object);
     o.set_gvk(&def.api_version(), &def.kind);
     o.set_meta("resourceVersion", &revision.to_string());
-    o.meta_mut().insert("creationTimestamp", Value::Null);
     if initial_events_end {
         o.set_at(&["metadata", "annotations", "k8s.io/initial-events-end"], "true");
     }

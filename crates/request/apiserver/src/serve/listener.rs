@@ -4,7 +4,7 @@
 //! Bounds: [`Limits`].
 
 use super::Handle;
-use super::tls::ServingCert;
+use super::tls::{Offer, ServingCert};
 use crate::authn::revoked::{Held, Revocations};
 use crate::authn::vouched::{Connected, Vouched};
 use crate::authn::x509::PeerCertificate;
@@ -35,6 +35,7 @@ pub struct Listener {
     pub vouched: Arc<Vouched>,
     pub revocations: Arc<Revocations>,
     pub limits: Limits,
+    pub offer: Offer,
     /// Connections that came to no TLS session.
     pub failed: IntCounter,
 }
@@ -42,7 +43,7 @@ pub struct Listener {
 impl Listener {
     /// Serves until `stop`, then lets open requests end.
     pub async fn run(self, target: Arc<dyn Handle>, stop: CancellationToken) -> Result<()> {
-        let config = super::tls::server_config(self.cert, &self.vouched.authorities().roots())?;
+        let config = self.offer.config(self.cert, &self.vouched.authorities().roots())?;
         let front = Front {
             target,
             vouched: self.vouched,

@@ -3,9 +3,13 @@
 //! The handshake takes any client certificate (it proves possession of the key); whose it is, and whether its authority
 //! is known, is authentication's to decide: an unknown certificate with a good token is fine.
 
+mod offer;
+
+pub use offer::Offer;
+
 use anyhow::{Context, Result};
 use keelson_pki::verify::Roots;
-use keelson_pki::verify::tls::AnyClient;
+use keelson_pki::x509::Certificate;
 use parking_lot::RwLock;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
@@ -13,6 +17,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The provider of all TLS here.
@@ -20,24 +25,74 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// A serving certificate that can be replaced.
+/// A serving certificate that can be replaced, and others for who asks for another name.
 #[derive(Debug)]
-pub struct ServingCert(RwLock<Arc<CertifiedKey>>);
+pub struct ServingCert {
+    own: RwLock<Arc<CertifiedKey>>,
+    /// By names in lower case, `*.` for any one label.
+    named: HashMap<String, Arc<CertifiedKey>>,
+}
 
 impl ServingCert {
     pub fn new(cert_pem: &str, key_pem: &str) -> Result<Arc<Self>> {
-        Ok(Arc::new(ServingCert(RwLock::new(certified(cert_pem, key_pem)?))))
+        Self::with(cert_pem, key_pem, Vec::new())
+    }
+    /// With certificates and keys for names; of several for one the first counts.
+    pub fn with(cert_pem: &str, key_pem: &str, others: Vec<Named>) -> Result<Arc<Self>> {
+        let mut named = HashMap::new();
+        for other in others {
+            let key = certified(&other.cert_pem, &other.key_pem)?;
+            for name in other.names {
+                named.entry(name.to_lowercase()).or_insert_with(|| key.clone());
+            }
+        }
+        let own = RwLock::new(certified(cert_pem, key_pem)?);
+        Ok(Arc::new(ServingCert { own, named }))
     }
     /// New connections get the new certificate.
     pub fn replace(&self, cert_pem: &str, key_pem: &str) -> Result<()> {
-        *self.0.write() = certified(cert_pem, key_pem)?;
+        *self.own.write() = certified(cert_pem, key_pem)?;
         Ok(())
+    }
+
+    fn of_name(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        let name = name.to_lowercase();
+        let any = || Some(format!("*.{}", name.split_once('.')?.1));
+        let found = self.named.get(&name);
+        found.or_else(|| self.named.get(&any()?)).cloned()
     }
 }
 
 impl ResolvesServerCert for ServingCert {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.read().clone())
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let named = hello.server_name().and_then(|name| self.of_name(name));
+        Some(named.unwrap_or_else(|| self.own.read().clone()))
+    }
+}
+
+/// A certificate for clients that ask for one of its names.
+pub struct Named {
+    pub cert_pem: String,
+    pub key_pem: String,
+    pub names: Vec<String>,
+}
+
+impl Named {
+    /// `names`: empty for those that the certificate says.
+    pub fn new(cert_pem: String, key_pem: String, names: Vec<String>) -> Result<Named> {
+        let names = match names.is_empty() {
+            true => {
+                let first = certificates(&cert_pem)?.into_iter().next().context("no certificate")?;
+                let read = Certificate::from_der(&first).map_err(|e| anyhow::anyhow!("{e}"))?;
+                read.says.names.map(|names| names.dns).unwrap_or_default()
+            }
+            false => names,
+        };
+        Ok(Named {
+            cert_pem,
+            key_pem,
+            names,
+        })
     }
 }
 
@@ -63,12 +118,5 @@ pub fn roots(pem: &str) -> Result<Roots> {
 
 /// The listener's configuration. `hints` are the authorities that clients are told of.
 pub fn server_config(cert: Arc<ServingCert>, hints: &Roots) -> Result<Arc<ServerConfig>> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_client_cert_verifier(AnyClient::hinting(hints))
-        .with_cert_resolver(cert);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    // Sessions are resumed by tickets only; nothing is kept here for connections that have gone.
-    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    Ok(Arc::new(config))
+    Offer::default().config(cert, hints)
 }

@@ -86,7 +86,6 @@ pub struct Key {
 
 impl Key {
     pub fn new(id: &'static str) -> Key {
-        keelson_pki::jwt::install_provider();
         Key {
             pair: rcgen::KeyPair::generate().expect("a key"),
             id,
@@ -99,10 +98,21 @@ impl Key {
         value!({"kty": "EC", "crv": "P-256", "kid": self.id, "x": encode(&point[1..33]), "y": encode(&point[33..65])})
     }
     pub fn sign(&self, claims: Value) -> String {
-        let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
-        header.kid = Some(self.id.into());
-        let key = jsonwebtoken::EncodingKey::from_ec_der(&self.pair.serialize_der());
-        jsonwebtoken::encode(&header, &claims, &key).expect("a token")
+        use base64::Engine;
+        let encode = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+        let header = value!({"alg": "ES256", "kid": self.id});
+        let [header, claims] = [header, claims].map(|part| encode(&serde_json::to_vec(&part).expect("JSON")));
+        let message = format!("{header}.{claims}");
+        let (random, fixed) = (
+            ring::rand::SystemRandom::new(),
+            &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING,
+        );
+        let key = ring::signature::EcdsaKeyPair::from_pkcs8(fixed, &self.pair.serialize_der(), &random);
+        let signature = key
+            .expect("a key")
+            .sign(&random, message.as_bytes())
+            .expect("a signature");
+        format!("{message}.{}", encode(signature.as_ref()))
     }
 }
 

@@ -7,7 +7,6 @@ use crate::strategy::Finish;
 use crate::{managed, meta};
 use keelson_api::{ApiError, ApiResult, Object, Reason};
 use keelson_store::{Expect, Outcome, Revision};
-use std::time::Duration;
 
 /// How often a generated name that is taken is drawn again.
 const NAME_ATTEMPTS: usize = 8;
@@ -105,7 +104,7 @@ impl Engine {
                 Err(exists(cx, obj, false))
             };
         }
-        let ttl = cx.def.strategy.ttl(obj).map(Duration::from_secs);
+        let ttl = self.lifetime(cx);
         let asked = self.store.put(key.into(), value, Expect::Absent, ttl);
         let outcome = self.asked(&storage.resource, "create", asked).await;
         let outcome = outcome.map_err(|e| store_error(cx, "create", &e))?;

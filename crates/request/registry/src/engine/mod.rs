@@ -30,6 +30,7 @@ use keelson_store::{KeyValue, Revision, Store};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Tells the time; tests and simulations bring their own.
 pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
@@ -45,6 +46,8 @@ pub struct Engine {
     service_ranges: ServiceRanges,
     node_ports: NodePorts,
     observer: Arc<dyn Observer>,
+    /// How long what expires is kept.
+    event_ttl: Option<Duration>,
 }
 
 /// An object as it stands in the store, and its revision.
@@ -70,6 +73,7 @@ impl Engine {
             service_ranges: ServiceRanges::default(),
             node_ports: NodePorts::default(),
             observer: Arc::new(observed::Nobody),
+            event_ttl: Some(Duration::from_secs(3600)),
         }
     }
     pub fn with_clock(mut self, clock: Clock) -> Self {
@@ -80,6 +84,15 @@ impl Engine {
     pub fn with_service_ranges(mut self, ranges: ServiceRanges) -> Self {
         self.service_ranges = ranges;
         self
+    }
+    /// How long events are kept; `None`: until somebody deletes them.
+    pub fn with_event_ttl(mut self, ttl: Option<Duration>) -> Self {
+        self.event_ttl = ttl;
+        self
+    }
+    /// How long the request's object is kept, if it is of a kind that expires.
+    fn lifetime(&self, cx: &Cx) -> Option<Duration> {
+        self.event_ttl.filter(|_| cx.def.strategy.expires())
     }
     pub fn service_ranges(&self) -> &ServiceRanges {
         &self.service_ranges

@@ -7,10 +7,13 @@ use crate::def::{ResourceDef, StorageCodec, StorageDef};
 use crate::meta;
 use crate::options::ListOptions;
 use crate::selection::Selector;
+use base64::DecodeError;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use keelson_api::{ApiError, ApiResult, Cause, Object, Reason, Str};
+use keelson_api::codec::Strictness;
+use keelson_api::codec::json;
+use keelson_api::{ApiError, ApiResult, Object, Reason, Str};
 use keelson_cache::{At, Cache, Config, Entry, ListQuery, Start, Watch, WatchOptions};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -73,13 +76,26 @@ fn encode_token(rv: i64, key: &[u8], prefix: &str) -> String {
         .unwrap_or_default()
 }
 
+/// Where Go's decoder sees that a text is no base64: at the wrong byte, or where its last and broken group of four begins.
+fn wrong_byte(e: &DecodeError, text: &str) -> usize {
+    match e {
+        DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => *at,
+        _ => text.len() / 4 * 4,
+    }
+}
+
 /// The key to go on after, and the revision (-1: the present).
 fn decode_token(text: &str, prefix: &str) -> Result<(Bytes, i64), String> {
     let bad = "continue key is not valid";
     let data = URL_SAFE_NO_PAD
-        .decode(text.trim_end_matches('='))
-        .map_err(|e| format!("{bad}: {e}"))?;
-    let token: Token = serde_json::from_slice(&data).map_err(|e| format!("{bad}: {e}"))?;
+        .decode(text)
+        .map_err(|e| format!("{bad}: illegal base64 data at input byte {}", wrong_byte(&e, text)))?;
+    // Go's words for what is no JSON at all.
+    let why = |e: &serde_json::Error| match json::decode(&data, None, Strictness::Lenient) {
+        Err(why) => why.to_string(),
+        Ok(_) => e.to_string(),
+    };
+    let token: Token = serde_json::from_slice(&data).map_err(|e| format!("{bad}: {}", why(&e)))?;
     if token.v != "meta.k8s.io/v1" {
         return Err(format!(
             "{bad}: server does not recognize this encoded version {}",
@@ -105,7 +121,16 @@ fn decode_token(text: &str, prefix: &str) -> Result<(Bytes, i64), String> {
 }
 
 fn parse_revision(text: &str) -> ApiResult<u64> {
-    meta::parse_revision(text).map_err(|why| ApiError::bad_request(format!("invalid resource version {text:?}: {why}")))
+    meta::parse_revision(text).map_err(|why| no_revision(text, &why))
+}
+
+/// Of a single object or a watch: what upstream doesn't take for the client's fault.
+fn no_revision(text: &str, why: &str) -> ApiError {
+    ApiError::new(Reason::Unknown, no_revision_text(text, why))
+}
+
+fn no_revision_text(text: &str, why: &str) -> String {
+    format!("resourceVersion: Invalid value: {text:?}: {why}")
 }
 
 /// What a failure of the cache means to a client.
@@ -291,13 +316,13 @@ impl Engine {
         let limit = usize::try_from(o.limit).unwrap_or(0);
         let mut after = None;
         let at = if !o.continue_token.is_empty() {
+            let (key, rv) = decode_token(&o.continue_token, &prefix)
+                .map_err(|e| ApiError::bad_request(format!("invalid continue token: {e}")))?;
             if !matches!(o.resource_version.as_str(), "" | "0") {
                 return Err(
                     ApiError::bad_request("specifying resource version is not allowed when using continue").into(),
                 );
             }
-            let (key, rv) = decode_token(&o.continue_token, &prefix)
-                .map_err(|e| ApiError::bad_request(format!("invalid continue token: {e}")))?;
             after = Some(key);
             u64::try_from(rv).map_or(At::Consistent, At::Exact)
         } else {
@@ -305,7 +330,9 @@ impl Engine {
                 "" => At::Consistent,
                 "0" => At::Any,
                 n => {
-                    let n = parse_revision(n)?;
+                    let n = meta::parse_revision(n).map_err(|why| {
+                        ApiError::bad_request(format!("invalid resource version: {}", no_revision_text(n, &why)))
+                    })?;
                     let exact = o.exact() || (limit > 0 && o.resource_version_match.is_empty());
                     if exact { At::Exact(n) } else { At::NotOlderThan(n) }
                 }
@@ -355,10 +382,7 @@ impl Engine {
         let selection = selector.into_selection(&cx.def, &cx.namespace)?;
         let rv = match o.resource_version.as_str() {
             "" => None,
-            text => Some(meta::parse_revision(text).map_err(|why| {
-                let cause = Cause::invalid("resourceVersion", &text.into(), &why);
-                ApiError::invalid(&cx.def.gvr.group, &cx.def.gvr.resource, &cx.name, vec![cause])
-            })?),
+            text => Some(parse_revision(text)?),
         };
         let at = match rv {
             None => At::Consistent,

@@ -8,7 +8,6 @@ use crate::{managed, meta};
 use async_trait::async_trait;
 use keelson_api::{ApiError, ApiResult, Cause, Object, Reason};
 use keelson_store::{Expect, Outcome};
-use std::time::Duration;
 
 const MODIFIED: &str = "the object has been modified; please apply your changes to the latest version and try again";
 /// Writers that lose so often in a row are told so: the request's deadline is near in any case.
@@ -243,7 +242,7 @@ impl Engine {
             return Ok(Attempt::Done(new, false));
         }
         let key = storage.key(&cx.namespace, &cx.name);
-        let ttl = cx.def.strategy.ttl(&new).map(Duration::from_secs);
+        let ttl = self.lifetime(cx);
         let expect = Expect::ModRevision(current.revision);
         let asked = self.store.put(key.into(), value, expect, ttl);
         let outcome = match self.asked(&storage.resource, "update", asked).await {

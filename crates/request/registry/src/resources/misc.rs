@@ -4,6 +4,8 @@ use crate::context::Cx;
 use crate::resources::validation::devices::status::{allocated_devices, device_id};
 use crate::strategy::{Behaviour, Generation, restore};
 use keelson_api::{Object, Value};
+use keelson_machinery::names;
+use std::collections::HashSet;
 
 const CREATE_ON_UPDATE: Behaviour = Behaviour {
     create_on_update: true,
@@ -44,13 +46,50 @@ const STATUS_KEEPS_METADATA: Behaviour = Behaviour {
 };
 const LEASE: Behaviour = Behaviour {
     unconditional_update: false,
+    prepare_create: |_, o| uncoordinated(o, None),
+    prepare_update: |_, new, old| uncoordinated(new, Some(old)),
     ..CREATE_ON_UPDATE
 };
 
+/// What the feature gate CoordinatedLeaderElection would fill, which is off: it stays where it was.
+fn uncoordinated(new: &mut Object, old: Option<&Object>) {
+    for key in ["strategy", "preferredHolder"] {
+        let was = old.and_then(|o| o.at(&["spec", key])).is_some_and(|v| !v.is_null());
+        if !was && let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) {
+            spec.remove(key);
+        }
+    }
+}
+
 const ENDPOINT_SLICE: Behaviour = Behaviour {
     generation: Generation::Everything,
+    prepare_create: |_, o| without_old_topology(o, None),
+    prepare_update: |_, new, old| without_old_topology(new, Some(old)),
     ..Behaviour::DEFAULT
 };
+/// What the version before kept of where an endpoint is isn't written any more; a node that it named goes to its own field.
+fn without_old_topology(new: &mut Object, old: Option<&Object>) {
+    const NODE: &str = "kubernetes.io/hostname";
+    const TOPOLOGY: &str = "deprecatedTopology";
+    if old.is_some_and(|old| crate::strategy::same(new.get("endpoints"), old.get("endpoints"))) {
+        return;
+    }
+    let named = |endpoint: &Value| Some(endpoint.get(TOPOLOGY)?.get(NODE)?.as_str()?.to_owned());
+    let was = old.and_then(|o| o.get("endpoints")).and_then(Value::as_array);
+    let known: HashSet<String> = was.into_iter().flatten().filter_map(named).collect();
+    let all = new.get_mut("endpoints").and_then(Value::as_array_mut);
+    for endpoint in all.into_iter().flatten() {
+        let node = named(endpoint).filter(|node| known.contains(node) && names::dns1123_subdomain(node).is_empty());
+        let Some(endpoint) = endpoint.as_object_mut() else {
+            continue;
+        };
+        endpoint.remove(TOPOLOGY);
+        if let Some(node) = node.filter(|_| !endpoint.contains_key("nodeName")) {
+            endpoint.insert("nodeName", node);
+        }
+    }
+}
+
 const CSI_DRIVER: Behaviour = Behaviour {
     unconditional_update: false,
     generation: Generation::Follows(&["spec"]),

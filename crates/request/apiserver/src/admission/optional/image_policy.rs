@@ -5,7 +5,6 @@
 //! take, however long the configuration would have it pause between calls.
 
 use super::super::{Phase, Plugin, Review};
-use crate::chain::REQUEST_TIMEOUT;
 use crate::remote::Remote;
 use anyhow::{Result, ensure};
 use async_trait::async_trait;
@@ -24,6 +23,8 @@ use tokio::time::Instant;
 const REMEMBERED: usize = 1024;
 /// What is longer is asked for again: an answer may be as long as what the pod's author wrote.
 const LONGEST_REMEMBERED: usize = 16 * 1024;
+/// All calls for one pod, with the pauses between them.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Of one call.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const AUDIT: &str = "imagepolicywebhook.image-policy.k8s.io/";
@@ -130,7 +131,7 @@ impl ImagePolicyWebhook {
 
     async fn ask(&self, review: &Value) -> Result<Map, String> {
         let asked = self.settings.remote.ask(review, |_, _| {});
-        match tokio::time::timeout(REQUEST_TIMEOUT, asked).await {
+        match tokio::time::timeout(PATIENCE, asked).await {
             Ok(answer) => answer.map_err(|failure| failure.said),
             Err(_) => Err("context deadline exceeded".into()),
         }

@@ -4,11 +4,13 @@
 //! no two servers give the same unit away. What was charged for a write that fails afterwards the quota controller
 //! gives back.
 
+mod extended;
 mod scopes;
 mod usage;
 
 use super::{Phase, Plugin, Review};
 use async_trait::async_trait;
+use extended::Extended;
 use keelson_api::quantity::Quantity;
 use keelson_api::{ApiResult, Object, Str, Value};
 use keelson_registry::Operation;
@@ -65,11 +67,18 @@ impl Plugin for ResourceQuota {
         }
         let lock = self.locks.of(&cx.namespace);
         let _guard = lock.lock().await;
+        let mut extended = [Extended::default(), Extended::default()];
+        if cx.def.gvr.group == "resource.k8s.io" && cx.def.gvr.resource == "resourceclaims" {
+            extended[0] = Extended::of(review, new).await?;
+            if let Some(old) = old {
+                extended[1] = Extended::of(review, old).await?;
+            }
+        }
         for _ in 0..RETRIES {
             let quotas = review.lookup.list("", "resourcequotas", &cx.namespace).await?;
             let mut charged = Vec::new();
             for quota in &quotas {
-                if let Some(used) = check(review, quota, new, old)? {
+                if let Some(used) = check(review, quota, (new, old), &extended)? {
                     charged.push((quota, used));
                 }
             }
@@ -117,11 +126,17 @@ fn printed(list: &Amounts) -> String {
 }
 
 /// What the quota's usage becomes; `None` when it doesn't count this request.
-fn check(review: &Review<'_>, quota: &Object, new: &Object, old: Option<&Object>) -> ApiResult<Option<Amounts>> {
+fn check(
+    review: &Review<'_>,
+    quota: &Object,
+    (new, old): (&Object, Option<&Object>),
+    [extended, before]: &[Extended; 2],
+) -> ApiResult<Option<Amounts>> {
     let resource = &review.cx.def.gvr;
     let hard = amounts(quota.at(&["status", "hard"]).and_then(Value::as_object));
     let used = amounts(quota.at(&["status", "used"]).and_then(Value::as_object));
-    let counted: Vec<&Str> = hard.keys().filter(|name| usage::measures(resource, name)).collect();
+    let measured = |name: &&Str| usage::measures(resource, name) || extended.measures(name);
+    let counted: Vec<&Str> = hard.keys().filter(measured).collect();
     if counted.is_empty() || !scopes::matches(quota, new, resource) {
         return Ok(None);
     }
@@ -141,11 +156,14 @@ fn check(review: &Review<'_>, quota: &Object, new: &Object, old: Option<&Object>
         return Err(review.forbidden(Some(new), why));
     }
     let mut delta = usage::of(resource, new);
+    extended.add_to(&mut delta);
     if let Some((name, _)) = delta.iter().find(|(_, q)| q.is_negative()) {
         return Err(review.forbidden(Some(new), format!("quota usage is negative for resource(s): {name}")));
     }
     if let Some(old) = old.filter(|o| review.op == Operation::Update && scopes::matches(quota, o, resource)) {
-        for (name, before) in usage::of(resource, old) {
+        let mut was = usage::of(resource, old);
+        before.add_to(&mut was);
+        for (name, before) in was {
             if let Some(q) = delta.get_mut(&name) {
                 q.sub(before);
                 if q.is_negative() {

@@ -8,7 +8,7 @@ use keelson_registry::meta::parse_time;
 use keelson_registry::resources::pod_resources::{Amounts, amounts, total};
 
 const CLASS_SUFFIX: &str = ".storageclass.storage.k8s.io/";
-const DEVICE_SUFFIX: &str = ".deviceclass.resource.k8s.io/devices";
+pub const DEVICE_SUFFIX: &str = ".deviceclass.resource.k8s.io/devices";
 /// Who asks for all devices that there are gets so many at most.
 const MOST_DEVICES: i64 = 32;
 /// What every class of devices can be asked for by, as an extended resource.

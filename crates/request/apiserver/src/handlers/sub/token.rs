@@ -76,7 +76,7 @@ async fn issue(call: &Call<'_>, cx: &Cx, request: &mut Object) -> ApiResult<()> 
     request.set_meta("namespace", account.namespace());
     request.set_meta("uid", account.uid());
     request.set_meta("creationTimestamp", &timestamp(engine.now()));
-    let expiration_seconds = validate(request)?;
+    let mut expiration_seconds = validate(request)?;
     call.state
         .admission
         .validate(cx, Operation::Create, Some(request), None)
@@ -85,7 +85,6 @@ async fn issue(call: &Call<'_>, cx: &Cx, request: &mut Object) -> ApiResult<()> 
         namespace: account.namespace().into(),
         service_account: bound(&account),
         audiences: strings(request.at(&["spec", "audiences"])),
-        expiration_seconds,
         ..TokenSpec::default()
     };
     if let Some(reference) = request
@@ -95,6 +94,19 @@ async fn issue(call: &Call<'_>, cx: &Cx, request: &mut Object) -> ApiResult<()> 
     {
         bind(call, cx, &Object(reference), &mut spec).await?;
     }
+    if let Some(most) = call
+        .state
+        .config
+        .serving
+        .max_token_expiration
+        .filter(|most| expiration_seconds > *most)
+    {
+        cx.warn(format!(
+            "requested expiration of {expiration_seconds} seconds shortened to {most} seconds"
+        ));
+        expiration_seconds = most;
+    }
+    spec.expiration_seconds = expiration_seconds;
     let issued = call.state.token_issuer.issue(&spec)?;
     cx.annotate(
         "authentication.kubernetes.io/issued-credential-id",

@@ -187,10 +187,7 @@ const COMPONENT: &[Col] = &[
 const INGRESS: &[Col] = &[
     NAME,
     text("Class", |r| match r.str("spec.ingressClassName") {
-        "" => match r.object.annotation("kubernetes.io/ingress.class") {
-            Some(class) => class.into(),
-            None => NONE.into(),
-        },
+        "" => NONE.into(),
         class => class.into(),
     }),
     text("Hosts", |r| {

@@ -18,7 +18,7 @@ const CREATE_ON_UPDATE: Behaviour = Behaviour {
 };
 const EVENT: Behaviour = Behaviour {
     gc: GcPolicy::Unsupported,
-    ttl: Some(3600),
+    expires: true,
     ..CREATE_ON_UPDATE
 };
 const LIMIT_RANGE: Behaviour = Behaviour {

@@ -85,6 +85,12 @@ impl Errs {
         let at = self.at(key);
         self.list.add(|| Cause::duplicate(at, &value.into()));
     }
+    /// The same for a value that is shown in a form of its own.
+    pub fn duplicate_shown(&mut self, key: &str, shown: &str) {
+        let at = self.at(key);
+        let told = || Cause::new("FieldValueDuplicate", at, format!("Duplicate value: {shown}"));
+        self.list.add(told);
+    }
     pub fn not_found(&mut self, key: &str, value: impl Into<Value>) {
         let at = self.at(key);
         self.list.add(|| Cause::not_found(at, &value.into()));
@@ -180,6 +186,13 @@ impl Errs {
     }
     /// A `metav1.LabelSelector`.
     pub fn label_selector(&mut self, m: &Map, key: &str) {
+        self.selector(m, key, true);
+    }
+    /// One in an object of which older servers didn't look at values.
+    pub fn old_label_selector(&mut self, m: &Map, key: &str) {
+        self.selector(m, key, false);
+    }
+    fn selector(&mut self, m: &Map, key: &str, looks_at_values: bool) {
         self.child(m, key, |e, selector| {
             e.labels(selector, "matchLabels");
             e.each(selector, "matchExpressions", |e, _, x| {
@@ -198,7 +211,9 @@ impl Errs {
                     other => e.invalid("operator", other, "not a valid selector operator"),
                 }
                 e.format("key", s(x, "key"), names::label_key);
-                e.each_str(x, "values", |e, _, v| e.format("", v, names::label_value));
+                if looks_at_values {
+                    e.each_str(x, "values", |e, _, v| e.format("", v, names::label_value));
+                }
             });
         });
     }

@@ -2,6 +2,7 @@
 
 mod flow;
 mod mutating;
+mod policies;
 
 use super::Rules;
 use super::check::{Errs, count, is_true, range_error, s};
@@ -9,10 +10,14 @@ use crate::resources::expressions::{self, Scope};
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::cel::{Env, Ty};
 use keelson_machinery::names;
-use std::collections::BTreeMap;
+use std::collections::HashSet;
 
 const WEBHOOKS: Rules = Rules {
-    object: |_, o, e| webhooks(o, e),
+    create: |_, o, e| {
+        webhooks(o, None, e);
+        reserved(o, e);
+    },
+    update: |_, new, old, e| webhooks(new, Some(old), e),
     ..Rules::SUBDOMAIN
 };
 const API_SERVICE: Rules = Rules {
@@ -27,22 +32,13 @@ const PRIORITY_LEVEL: Rules = Rules {
     object: |_, o, e| flow::priority_level(o, e),
     ..Rules::SUBDOMAIN
 };
-const POLICY: Rules = Rules {
-    object: |_, o, e| e.child(o, "spec", policy),
-    ..Rules::SUBDOMAIN
-};
-const BINDING: Rules = Rules {
-    object: |_, o, e| e.child(o, "spec", policy_binding),
-    ..Rules::SUBDOMAIN
-};
-
 pub fn of(kind: &str) -> Rules {
     match kind {
-        "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration" => admission(WEBHOOKS),
-        "ValidatingAdmissionPolicy" => admission(POLICY),
-        "ValidatingAdmissionPolicyBinding" => admission(BINDING),
-        "MutatingAdmissionPolicy" => admission(mutating::POLICY),
-        "MutatingAdmissionPolicyBinding" => admission(mutating::BINDING),
+        "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration" => WEBHOOKS,
+        "ValidatingAdmissionPolicy" => policies::POLICY,
+        "ValidatingAdmissionPolicyBinding" => policies::BINDING,
+        "MutatingAdmissionPolicy" => mutating::POLICY,
+        "MutatingAdmissionPolicyBinding" => mutating::BINDING,
         "APIService" => API_SERVICE,
         "FlowSchema" => FLOW_SCHEMA,
         "PriorityLevelConfiguration" => PRIORITY_LEVEL,
@@ -54,17 +50,12 @@ pub fn of(kind: &str) -> Rules {
 const STATIC: &str = ".static.k8s.io";
 
 /// What configures admission: names of files' content aren't made by the API.
-fn admission(rules: Rules) -> Rules {
-    Rules {
-        create: |_, obj, e| {
-            if obj.name().ends_with(STATIC) {
-                let why = format!(
-                    "names ending with {STATIC:?} are reserved for static manifest-based configurations and cannot be managed via the API"
-                );
-                e.invalid("metadata.name", obj.name(), &why);
-            }
-        },
-        ..rules
+fn reserved(obj: &Object, e: &mut Errs) {
+    if obj.name().ends_with(STATIC) {
+        let why = format!(
+            "names ending with {STATIC:?} are reserved for static manifest-based configurations and cannot be managed via the API"
+        );
+        e.invalid("metadata.name", obj.name(), &why);
     }
 }
 
@@ -138,20 +129,21 @@ fn webhook_service(e: &mut Errs, service: &Map) {
     }
 }
 
-fn review_versions(e: &mut Errs, m: &Map, key: &str, accepted: &[&str]) {
+fn review_versions(e: &mut Errs, m: &Map, key: &str, accepted: &[&str], one_is_known: bool) {
     let list: Vec<&str> = m.arr(key).into_iter().flatten().filter_map(Value::as_str).collect();
     if list.is_empty() {
         return e.required(key, &format!("must specify one of {}", accepted.join(", ")));
     }
+    let mut seen = HashSet::new();
     for (i, v) in list.iter().enumerate() {
         let field = format!("{key}[{i}]");
-        if list[..i].contains(v) {
+        if !seen.insert(*v) {
             e.invalid(&field, *v, "duplicate version");
             continue;
         }
         e.format(&field, v, names::dns1035_label);
     }
-    if !list.iter().any(|v| accepted.contains(v)) {
+    if one_is_known && !list.iter().any(|v| accepted.contains(v)) {
         let shown: Vec<Value> = list.iter().map(|v| Value::from(*v)).collect();
         e.invalid(
             key,
@@ -161,8 +153,53 @@ fn review_versions(e: &mut Errs, m: &Map, key: &str, accepted: &[&str]) {
     }
 }
 
-fn webhooks(o: &Object, e: &mut Errs) {
-    let mut seen = Vec::new();
+/// What an update may leave as it is, for older servers took it.
+struct Left {
+    side_effects: bool,
+    versions: bool,
+    names: bool,
+    conditions: bool,
+    /// Values in selectors that are no labels'.
+    values: bool,
+}
+
+fn left(new: &Object, old: Option<&Object>) -> Left {
+    let hooks = |o: &Object| -> Vec<Map> {
+        let all = o.arr("webhooks").into_iter().flatten();
+        all.filter_map(Value::as_object).cloned().collect()
+    };
+    let was = old.map(hooks).unwrap_or_default();
+    let one = |m: &Map, key: &str, known: &[&str]| m.str(key).is_some_and(|v| known.contains(&v));
+    let reviewed = |w: &Map| {
+        let mut all = w.arr("admissionReviewVersions").into_iter().flatten();
+        all.any(|v| matches!(v.as_str(), Some("v1" | "v1beta1")))
+    };
+    let named = was.iter().map(|w| s(w, "name")).collect::<HashSet<_>>();
+    let selects = |w: &Map| {
+        let mut e = Errs::default();
+        e.label_selector(w, "namespaceSelector");
+        e.label_selector(w, "objectSelector");
+        e.list.iter().next().is_some()
+    };
+    let conditions = |all: &[Map]| {
+        all.iter()
+            .map(|w| w.get("matchConditions").cloned())
+            .collect::<Vec<_>>()
+    };
+    Left {
+        side_effects: was.iter().any(|w| !one(w, "sideEffects", &NO_EFFECTS)),
+        versions: !was.is_empty() && !was.iter().all(reviewed),
+        names: named.len() < was.len(),
+        conditions: old.is_some() && conditions(&hooks(new)) == conditions(&was),
+        values: was.iter().any(selects),
+    }
+}
+
+const NO_EFFECTS: [&str; 2] = ["None", "NoneOnDryRun"];
+
+fn webhooks(o: &Object, old: Option<&Object>, e: &mut Errs) {
+    let left = left(o, old);
+    let mut seen = HashSet::new();
     e.each(o, "webhooks", |e, _, w| {
         let name = s(w, "name").to_string();
         match name.as_str() {
@@ -182,9 +219,13 @@ fn webhooks(o: &Object, e: &mut Errs) {
         e.each(w, "rules", |e, _, r| rule(e, r));
         e.optional_one_of(w, "failurePolicy", &["Fail", "Ignore"]);
         e.optional_one_of(w, "matchPolicy", &["Equivalent", "Exact"]);
+        let effects: &[&str] = match left.side_effects {
+            true => &["None", "NoneOnDryRun", "Some", "Unknown"],
+            false => &NO_EFFECTS,
+        };
         match w.str("sideEffects") {
-            None => e.required("sideEffects", "must specify one of None, NoneOnDryRun"),
-            Some(_) => e.optional_one_of(w, "sideEffects", &["None", "NoneOnDryRun"]),
+            None => e.required("sideEffects", &format!("must specify one of {}", effects.join(", "))),
+            Some(_) => e.optional_one_of(w, "sideEffects", effects),
         }
         if let Some(n) = w.int("timeoutSeconds").filter(|n| !(1..=30).contains(n)) {
             e.invalid(
@@ -193,19 +234,24 @@ fn webhooks(o: &Object, e: &mut Errs) {
                 "the timeout value must be between 1 and 30 seconds",
             );
         }
-        e.label_selector(w, "namespaceSelector");
-        e.label_selector(w, "objectSelector");
+        for selector in ["namespaceSelector", "objectSelector"] {
+            match left.values {
+                true => e.old_label_selector(w, selector),
+                false => e.label_selector(w, selector),
+            }
+        }
         e.optional_one_of(w, "reinvocationPolicy", &["IfNeeded", "Never"]);
         let empty = Map::new();
         e.within("clientConfig", |e| {
             client_config(e, w.obj("clientConfig").unwrap_or(&empty))
         });
-        match_conditions(e, w, false);
-        review_versions(e, w, "admissionReviewVersions", &["v1", "v1beta1"]);
-        if !name.is_empty() && seen.contains(&name) {
+        if !left.conditions {
+            match_conditions(e, w, false);
+        }
+        review_versions(e, w, "admissionReviewVersions", &["v1", "v1beta1"], !left.versions);
+        if !left.names && !name.is_empty() && !seen.insert(name.clone()) {
             e.duplicate("name", name.as_str());
         }
-        seen.push(name);
     });
 }
 
@@ -217,7 +263,7 @@ fn match_conditions(e: &mut Errs, m: &Map, params: bool) {
         params,
         authorizer: true,
     });
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     e.each(m, "matchConditions", |e, _, c| {
         expression(e, "expression", s(c, "expression"), "", &env, &["bool"]);
         let name = s(c, "name").to_string();
@@ -225,10 +271,9 @@ fn match_conditions(e: &mut Errs, m: &Map, params: bool) {
             "" => return e.required("name", ""),
             _ => e.format("name", &name, names::label_key),
         }
-        if seen.contains(&name) {
+        if !seen.insert(name.clone()) {
             e.duplicate("name", name.as_str());
         }
-        seen.push(name);
     });
 }
 
@@ -296,30 +341,41 @@ fn rule(e: &mut Errs, r: &Map) {
     if resources.is_empty() {
         e.required("resources", "");
     }
+    // What came before this one counts, as upstream has it; and of the plain ones the last.
+    let (mut parents, mut subs, mut plain) = (HashSet::new(), HashSet::new(), false);
     for (i, resource) in resources.iter().enumerate() {
         let field = format!("resources[{i}]");
-        match *resource {
-            "" => e.required(&field, ""),
-            "*/*" if resources.len() > 1 => {
-                e.invalid(
-                    "resources",
-                    shown("resources"),
-                    "if '*/*' is present, must not specify other resources",
-                );
-            }
-            _ => {
-                let parent = resource.split('/').next().unwrap_or_default();
-                let covered =
-                    resource.contains('/') && parent != "*" && resources.contains(&format!("{parent}/*").as_str());
-                if covered && !resource.ends_with("/*") {
-                    e.invalid(
-                        &field,
-                        *resource,
-                        &format!("if '{parent}/*' is present, must not specify {resource}"),
-                    );
-                }
+        if resource.is_empty() {
+            e.required(&field, "");
+            continue;
+        }
+        let Some((parent, sub)) = resource.split_once('/') else {
+            plain = *resource != "*";
+            continue;
+        };
+        for (is_whole, whole) in [
+            (parents.contains(parent), format!("{parent}/*")),
+            (subs.contains(sub), format!("*/{sub}")),
+        ] {
+            if is_whole {
+                let why = format!("if '{whole}' is present, must not specify {resource}");
+                e.invalid(&field, *resource, &why);
             }
         }
+        if sub == "*" {
+            parents.insert(parent);
+        }
+        if parent == "*" {
+            subs.insert(sub);
+        }
+    }
+    if resources.len() > 1 && resources.contains(&"*/*") {
+        let why = "if '*/*' is present, must not specify other resources";
+        e.invalid("resources", shown("resources"), why);
+    }
+    if plain && resources.contains(&"*") {
+        let why = "if '*' is present, must not specify other resources without subresources";
+        e.invalid("resources", shown("resources"), why);
     }
     if let Some(scope) = r.str("scope") {
         let known = ["*", "Cluster", "Namespaced"];
@@ -327,158 +383,6 @@ fn rule(e: &mut Errs, r: &Map) {
             e.not_supported("scope", scope, &known);
         }
     }
-}
-
-/// What policies of both kinds say of where they hold.
-fn policy_scope(e: &mut Errs, spec: &Map) {
-    match spec.str("failurePolicy") {
-        None => e.required("failurePolicy", ""),
-        Some(_) => e.optional_one_of(spec, "failurePolicy", &["Fail", "Ignore"]),
-    }
-    e.child(spec, "paramKind", |e, kind| {
-        for key in ["apiVersion", "kind"] {
-            if s(kind, key).is_empty() {
-                e.required(key, "");
-            }
-        }
-    });
-    match spec.obj("matchConstraints") {
-        None => e.required("matchConstraints", ""),
-        Some(m) => e.within("matchConstraints", |e| {
-            if count(m, "resourceRules") == 0 {
-                e.required("resourceRules", "");
-            }
-            e.label_selector(m, "namespaceSelector");
-            e.label_selector(m, "objectSelector");
-            e.optional_one_of(m, "matchPolicy", &["Equivalent", "Exact"]);
-            for list in ["resourceRules", "excludeResourceRules"] {
-                e.each(m, list, |e, _, r| rule(e, r));
-            }
-        }),
-    }
-    match_conditions(e, spec, spec.contains_key("paramKind"));
-}
-
-fn policy(e: &mut Errs, spec: &Map) {
-    policy_scope(e, spec);
-    let params = spec.contains_key("paramKind");
-    let env = variables(
-        e,
-        spec,
-        expressions::env(Scope {
-            params,
-            authorizer: true,
-        }),
-    );
-    if count(spec, "validations") == 0 && count(spec, "auditAnnotations") == 0 {
-        e.required("validations", "validations or auditAnnotations must be specified");
-        e.required("auditAnnotations", "validations or auditAnnotations must be specified");
-    }
-    e.each(spec, "validations", |e, _, v| {
-        expression(
-            e,
-            "expression",
-            s(v, "expression"),
-            "expression is not specified",
-            &env,
-            &["bool"],
-        );
-        if !s(v, "messageExpression").is_empty() {
-            let mut env = env.clone();
-            env.variables.retain(|name, _| !name.starts_with("authorizer"));
-            expression(
-                e,
-                "messageExpression",
-                s(v, "messageExpression"),
-                "must be non-empty if specified",
-                &env,
-                &["string"],
-            );
-        }
-        let message = s(v, "message");
-        if !message.is_empty() && message.trim().is_empty() {
-            e.invalid("message", message, "message must be non-empty if specified");
-        } else if message.trim().contains('\n') {
-            e.invalid("message", message, "message must not contain line breaks");
-        } else if message.is_empty() && s(v, "expression").trim().contains('\n') {
-            e.required(
-                "message",
-                "message must be specified if expression contains line breaks",
-            );
-        }
-        let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
-        e.optional_one_of(v, "reason", &reasons);
-    });
-    let annotation = ["string", "null"];
-    e.each(spec, "auditAnnotations", |e, _, a| {
-        expression(
-            e,
-            "valueExpression",
-            s(a, "valueExpression"),
-            "valueExpression is not specified",
-            &env,
-            &annotation,
-        );
-    });
-}
-
-/// A policy's variables, each of which may use those before it.
-fn variables(e: &mut Errs, spec: &Map, base: Env) -> Env {
-    let mut known = BTreeMap::new();
-    let mut env = expressions::with_variables(&base, &known);
-    e.each(spec, "variables", |e, _, v| {
-        let name = s(v, "name");
-        let identifier = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        if name.trim().is_empty() {
-            e.required("name", "name is not specified");
-        } else if !identifier {
-            e.invalid("name", name, "must be a valid CEL identifier");
-        }
-        let ty = expression(
-            e,
-            "expression",
-            s(v, "expression"),
-            "expression is not specified",
-            &env,
-            &[],
-        );
-        known.insert(name.to_string(), ty.unwrap_or(Ty::Dyn));
-        env = expressions::with_variables(&base, &known);
-    });
-    env
-}
-
-/// What bindings of both kinds say.
-fn binding_of_policy(e: &mut Errs, spec: &Map) {
-    match s(spec, "policyName") {
-        "" => e.required("policyName", ""),
-        name => e.format("policyName", name, names::dns1123_subdomain),
-    }
-    e.child(spec, "paramRef", |e, p| {
-        let (name, selector) = (!s(p, "name").is_empty(), p.contains_key("selector"));
-        if name && selector {
-            e.forbidden("name", "name and selector are mutually exclusive");
-        } else if !name && !selector {
-            e.required("", "either name or selector must be specified");
-        }
-        if !p.contains_key("parameterNotFoundAction") {
-            e.required("parameterNotFoundAction", "");
-        }
-        e.optional_one_of(p, "parameterNotFoundAction", &["Allow", "Deny"]);
-    });
-}
-
-fn policy_binding(e: &mut Errs, spec: &Map) {
-    binding_of_policy(e, spec);
-    if count(spec, "validationActions") == 0 {
-        e.required("validationActions", "");
-    }
-    e.each_str(spec, "validationActions", |e, _, action| {
-        if !matches!(action, "Audit" | "Deny" | "Warn") {
-            e.not_supported("", action, &["Audit", "Deny", "Warn"]);
-        }
-    });
 }
 
 fn api_service(o: &Object, e: &mut Errs) {

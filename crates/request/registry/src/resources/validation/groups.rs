@@ -2,9 +2,11 @@
 
 use super::check::{Errs, count, is_true, quantity, s};
 use super::{Rules, container_resources, scheduling};
+use crate::internal;
 use crate::meta::path_segment_errors;
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
+use std::collections::HashSet;
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 
@@ -89,6 +91,14 @@ const RUNTIME_CLASS: Rules = Rules {
         e.child(o, "scheduling", |e, x| {
             e.labels(x, "nodeSelector");
             scheduling::tolerations(e, x);
+            let mut seen = HashSet::new();
+            for (i, toleration) in x.arr("tolerations").into_iter().flatten().enumerate() {
+                let of = |key: &str| toleration.get(key).and_then(Value::as_str).unwrap_or_default();
+                if !seen.insert([of("key"), of("operator"), of("value"), of("effect")]) {
+                    let shown = internal::shown("core.Toleration", Some(toleration));
+                    e.duplicate_shown(&format!("tolerations[{i}]"), &shown);
+                }
+            }
         });
     },
     update: |_, new, old, e| e.immutable(new.get("handler"), old.get("handler"), "handler"),
@@ -202,7 +212,9 @@ fn binding(o: &Object, kinds: &[&str], e: &mut Errs) {
 
 fn budget(e: &mut Errs, spec: &Map) {
     if spec.contains_key("minAvailable") && spec.contains_key("maxUnavailable") {
-        e.invalid("", spec.clone(), "minAvailable and maxUnavailable cannot be both set");
+        let shown = spec.clone().into();
+        let why = "minAvailable and maxUnavailable cannot be both set";
+        e.invalid_as("policy.PodDisruptionBudgetSpec", "", Some(&shown), why);
     }
     for key in ["minAvailable", "maxUnavailable"] {
         e.int_or_percent(spec, key);
@@ -301,6 +313,12 @@ fn metric_source(e: &mut Errs, kind: &str, source: &Map) {
                 };
                 e.required("averageValue", &format!("must set either a {what}"));
             }
+            "external" if has("value") && has("averageValue") => {
+                e.forbidden(
+                    "value",
+                    "may not set both a target value for metric and a per-pod target",
+                );
+            }
             "resource" | "containerResource" if !has("averageUtilization") && !has("averageValue") => {
                 e.required(
                     "averageUtilization",
@@ -391,7 +409,7 @@ fn autoscaler(e: &mut Errs, spec: &Map) {
     if max == 0 {
         e.required("maxReplicas", "");
     } else if max < 1 {
-        e.invalid("maxReplicas", max, "must be greater than 0");
+        e.invalid("maxReplicas", max, "must be greater than or equal to 1");
     }
     if min.is_some_and(|n| max < n) {
         e.invalid("maxReplicas", max, "must be greater than or equal to `minReplicas`");
@@ -404,7 +422,11 @@ fn autoscaler(e: &mut Errs, spec: &Map) {
             }
         }
     });
-    e.positive(spec, "targetCPUUtilizationPercentage");
+    // The older form of a metric, the last of the newer one's.
+    if let Some(n) = spec.int("targetCPUUtilizationPercentage").filter(|n| *n < 1) {
+        let field = format!("metrics[{}].resource.target.averageUtilization", count(spec, "metrics"));
+        e.invalid(&field, n, "must be greater than 0");
+    }
     e.each(spec, "metrics", |e, _, m| metric(e, m));
     // A pod that isn't there has no usage by which it could come back.
     let mut metrics = spec.arr("metrics").into_iter().flatten().filter_map(Value::as_object);
@@ -417,7 +439,15 @@ fn autoscaler(e: &mut Errs, spec: &Map) {
     e.child(spec, "behavior", |e, behavior| {
         for way in ["scaleUp", "scaleDown"] {
             e.child(behavior, way, |e, rules| {
-                e.in_range(rules, "stabilizationWindowSeconds", 0, 3600);
+                match rules.int("stabilizationWindowSeconds") {
+                    Some(n) if n < 0 => {
+                        e.invalid("stabilizationWindowSeconds", n, "must be greater than or equal to zero");
+                    }
+                    Some(n) if n > 3600 => {
+                        e.invalid("stabilizationWindowSeconds", n, "must be less than or equal to 3600");
+                    }
+                    _ => {}
+                }
                 e.optional_one_of(rules, "selectPolicy", &["Disabled", "Max", "Min"]);
                 if count(rules, "policies") == 0 {
                     e.required("policies", "must specify at least one Policy");
@@ -436,6 +466,9 @@ fn autoscaler(e: &mut Errs, spec: &Map) {
                         e.invalid("periodSeconds", period, "must be less than or equal to 1800");
                     }
                 });
+                if let Some(tolerance) = rules.get("tolerance").filter(|v| quantity(v).is_negative()) {
+                    e.invalid("tolerance", tolerance.clone(), super::check::NOT_NEGATIVE);
+                }
             });
         }
     });

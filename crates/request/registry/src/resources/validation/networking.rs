@@ -1,12 +1,15 @@
 //! `networking.k8s.io` and `discovery.k8s.io`.
 
-use super::Rules;
 use super::check::{Errs, cidr, count, ip, port_name, range_error, s};
+use super::{Rules, addresses};
 use crate::meta::path_segment_errors;
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
 use std::collections::HashSet;
 use std::net::IpAddr;
+
+/// What named an ingress' class before there was a field.
+const INGRESS_CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 const POLICY: Rules = Rules {
     object: |_, o, e| e.child(o, "spec", policy),
@@ -16,6 +19,20 @@ const INGRESS: Rules = Rules {
     object: |_, o, e| {
         let empty = Map::new();
         e.within("spec", |e| ingress(e, o.obj("spec").unwrap_or(&empty)));
+    },
+    create: |_, o, e| {
+        let said = o.at(&["metadata", "annotations", INGRESS_CLASS_ANNOTATION]);
+        let class = o.at(&["spec", "ingressClassName"]);
+        if let (Some(said), Some(_)) = (said, class)
+            && Some(said) != class
+        {
+            let field = format!("annotations.{INGRESS_CLASS_ANNOTATION}");
+            e.invalid(
+                &field,
+                said.clone(),
+                "must match `ingressClassName` when both are specified",
+            );
+        }
     },
     ..Rules::SUBDOMAIN
 };
@@ -38,11 +55,14 @@ const INGRESS_CLASS: Rules = Rules {
                 }
                 match (s(p, "scope"), s(p, "namespace")) {
                     ("", _) if !p.contains_key("scope") => e.required("scope", ""),
-                    ("Namespace", "") => e.required("namespace", "`parameters.scope` is set to 'Namespace'"),
-                    ("Cluster", ns) if !ns.is_empty() => {
+                    ("Namespace", _) if !p.contains_key("namespace") => {
+                        e.required("namespace", "`parameters.scope` is set to 'Namespace'");
+                    }
+                    ("Namespace", ns) => e.format("namespace", ns, names::dns1123_label),
+                    ("Cluster", _) if p.contains_key("namespace") => {
                         e.forbidden("namespace", "`parameters.scope` is set to 'Cluster'");
                     }
-                    ("Namespace" | "Cluster", _) => {}
+                    ("Cluster", _) => {}
                     (other, _) => e.not_supported("scope", other, &["Cluster", "Namespace"]),
                 }
             });
@@ -113,25 +133,27 @@ fn service_cidrs(o: &Object, e: &mut Errs) {
     e.within("spec", |e| {
         let spec = o.obj("spec").unwrap_or(&empty);
         match count(spec, "cidrs") {
-            0 => e.required("cidrs", "at least one CIDR required"),
+            0 => return e.required("cidrs", "at least one CIDR required"),
             n if n > 2 => {
-                let shown = spec.get("cidrs").cloned().unwrap_or(Value::Null);
-                e.invalid("cidrs", shown, "may only hold up to 2 values");
+                let shown = spec.clone().into();
+                return e.invalid_as(
+                    "networking.ServiceCIDRSpec",
+                    "cidrs",
+                    Some(&shown),
+                    "may only hold up to 2 values",
+                );
             }
             _ => {}
         }
-        let families: Vec<bool> = spec
-            .arr("cidrs")
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .map(|c| c.contains(':'))
+        e.each_str(spec, "cidrs", |e, _, c| e.format("", c, cidr));
+        let all = spec.arr("cidrs").into_iter().flatten().filter_map(Value::as_str);
+        let families: Vec<bool> = all
+            .filter_map(|c| Some(c.parse::<ipnet::IpNet>().ok()?.addr().is_ipv4()))
             .collect();
         if families.len() == 2 && families[0] == families[1] {
             let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
             e.invalid("cidrs", spec.get("cidrs").cloned().unwrap_or(Value::Null), why);
         }
-        e.each_str(spec, "cidrs", |e, _, c| e.format("", c, cidr));
     });
 }
 
@@ -281,7 +303,7 @@ fn ingress(e: &mut Errs, spec: &Map) {
     e.each(spec, "rules", |e, _, rule| {
         let name = s(rule, "host");
         if !name.is_empty() {
-            if name.parse::<IpAddr>().is_ok() {
+            if addresses::ip(name).is_some() {
                 e.invalid("host", name, "must be a DNS name, not an IP address");
             }
             host(e, "host", name);
@@ -365,6 +387,31 @@ fn backend(e: &mut Errs, b: &Map) {
     }
 }
 
+/// Zones, or nodes, that an endpoint is meant for at most.
+const MOST_HINTS: usize = 8;
+
+/// A name that somebody could look up.
+fn domain(e: &mut Errs, name: &str) {
+    if name.is_empty() {
+        return e.required("", "");
+    }
+    let whole = name.strip_suffix('.').unwrap_or(name);
+    let errs = names::dns1123_subdomain(whole);
+    if !errs.is_empty() {
+        return e.invalid("", whole, &errs.join(","));
+    }
+    if whole.split('.').count() < 2 {
+        let why = "should be a domain with at least two segments separated by dots";
+        return e.invalid("", name, why);
+    }
+    for label in whole.split('.') {
+        let errs = names::dns1123_label(label);
+        if !errs.is_empty() {
+            return e.invalid("", label, &errs.join(","));
+        }
+    }
+}
+
 fn slice(o: &Object, e: &mut Errs) {
     let kind = s(o, "addressType");
     e.one_of(o, "addressType", &["FQDN", "IPv4", "IPv6"]);
@@ -394,23 +441,31 @@ fn slice(o: &Object, e: &mut Errs) {
             n if n > 100 => e.too_many("addresses", n, 100),
             _ => {}
         }
+        let mut others = Vec::new();
         e.each_str(endpoint, "addresses", |e, _, address| {
-            if kind == "FQDN" {
-                return e.format("", address, names::dns1123_subdomain);
-            }
-            match address.parse::<IpAddr>() {
-                Err(_) => e.format("", address, ip),
-                Ok(a) if a.is_ipv4() != (kind == "IPv4") => {
-                    e.invalid("", address, &format!("must be an {kind} address"))
+            match (kind, address.parse::<IpAddr>()) {
+                ("FQDN", _) => domain(e, address),
+                ("IPv4" | "IPv6", Err(_)) => e.format("", address, ip),
+                ("IPv4" | "IPv6", Ok(a)) => {
+                    if a.is_ipv4() != (kind == "IPv4") {
+                        others.push(address.to_owned());
+                    }
+                    e.format("", address, endpoint_ip);
                 }
-                Ok(_) => e.format("", address, endpoint_ip),
+                _ => {}
             }
         });
+        for address in others {
+            e.invalid("addresses", address, &format!("must be an {kind} address"));
+        }
         if let Some(node) = endpoint.str("nodeName") {
             e.format("nodeName", node, names::dns1123_subdomain);
         }
         e.child(endpoint, "hints", |e, hints| {
             for list in ["forZones", "forNodes"] {
+                if count(hints, list) > MOST_HINTS {
+                    return e.too_many(list, count(hints, list), MOST_HINTS);
+                }
                 let mut seen = HashSet::new();
                 e.each(hints, list, |e, _, h| {
                     let name = s(h, "name");

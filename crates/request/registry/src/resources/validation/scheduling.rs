@@ -178,7 +178,7 @@ pub fn tolerations(e: &mut Errs, owner: &Map) {
 
 /// The taints of a node; upstream reports them under `metadata.taints`.
 pub fn taints(e: &mut Errs, spec: &Map) {
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     let Some(list) = spec.arr("taints") else { return };
     for (i, t) in list.iter().enumerate() {
         let Some(t) = t.as_object() else { continue };
@@ -194,13 +194,11 @@ pub fn taints(e: &mut Errs, spec: &Map) {
             } else if !EFFECTS.contains(&effect) {
                 e.not_supported("effect", effect, EFFECTS);
             }
-            let id = (s(t, "key"), effect);
-            if seen.contains(&id) {
+            if !seen.insert((s(t, "key"), effect)) {
                 let mut c = keelson_api::Cause::duplicate(e.at(""), &Value::Object(t.clone()));
                 c.message.push_str(": taints must be unique by key and effect pair");
                 e.push(c);
             }
-            seen.push(id);
         });
     }
 }

@@ -6,6 +6,7 @@ use super::networking::endpoint_ip;
 use super::service_addresses::{self, headless};
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
+use std::collections::HashSet;
 
 pub const SERVICE: Rules = Rules {
     name: names::dns1123_label,
@@ -81,7 +82,7 @@ fn external_name(e: &mut Errs, spec: &Map) {
 fn ports(e: &mut Errs, spec: &Map) {
     let several = count(spec, "ports") > 1;
     let cluster_ip = s(spec, "type") == "ClusterIP";
-    let (mut named, mut node_ports, mut ports) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut named, mut node_ports, mut ports) = (HashSet::new(), HashSet::new(), HashSet::new());
     e.each(spec, "ports", |e, _, p| {
         let name = s(p, "name").to_string();
         if name.is_empty() {
@@ -90,10 +91,9 @@ fn ports(e: &mut Errs, spec: &Map) {
             }
         } else {
             e.format("name", &name, names::dns1123_label);
-            if named.contains(&name) {
+            if !named.insert(name.clone()) {
                 e.duplicate("name", name.as_str());
             }
-            named.push(name);
         }
         e.port(p, "port");
         e.one_of(p, "protocol", PROTOCOLS);
@@ -107,17 +107,15 @@ fn ports(e: &mut Errs, spec: &Map) {
                 e.forbidden("nodePort", "may not be used when `type` is 'ClusterIP'");
             }
             let key = (s(p, "protocol").to_string(), node_port);
-            if node_ports.contains(&key) {
+            if !node_ports.insert(key) {
                 e.duplicate("nodePort", node_port);
             }
-            node_ports.push(key);
         }
         let key = (s(p, "protocol").to_string(), p.int("port").unwrap_or(0));
-        if ports.contains(&key) {
+        if !ports.insert(key.clone()) {
             let shown = Map::from_iter([("port", Value::Int(key.1)), ("protocol", key.0.as_str().into())]);
             e.duplicate("", shown);
         }
-        ports.push(key);
     });
 }
 

@@ -6,7 +6,7 @@ use super::persistent_volumes;
 use crate::strategy::same;
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 pub const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
@@ -149,13 +149,19 @@ const CSI_DRIVER: Rules = Rules {
                 let why = "must be greater than or equal to 10 seconds";
                 e.invalid("nodeAllocatableUpdatePeriodSeconds", n, why);
             }
-            let mut audiences = Vec::new();
+            if let Some(said) = spec
+                .get("serviceAccountTokenInSecrets")
+                .filter(|_| count(spec, "tokenRequests") == 0)
+            {
+                let why = "serviceAccountTokenInSecrets is set but no tokenRequests are specified";
+                e.invalid("serviceAccountTokenInSecrets", said.clone(), why);
+            }
+            let mut audiences = HashSet::new();
             e.each(spec, "tokenRequests", |e, _, t| {
                 let audience = s(t, "audience").to_string();
-                if audiences.contains(&audience) {
+                if !audiences.insert(audience.clone()) {
                     e.duplicate("audience", audience.as_str());
                 }
-                audiences.push(audience);
                 if let Some(n) = t.int("expirationSeconds") {
                     if n < 600 {
                         e.invalid(
@@ -271,49 +277,40 @@ fn class(o: &Object, e: &mut Errs) {
     topologies(e, o);
 }
 
-/// Where volumes of a class may be: the same terms twice are an error.
+/// Where volumes of a class may be: the same terms twice are an error, told once for each term before that is the same.
 fn topologies(e: &mut Errs, o: &Object) {
-    let mut seen: Vec<Vec<(String, Vec<String>)>> = Vec::new();
-    let texts = |m: &Map| -> Vec<String> {
-        let mut list: Vec<String> = m
-            .arr("values")
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .map(str::to_string)
-            .collect();
-        list.sort();
-        list
-    };
+    let mut seen: HashMap<BTreeMap<String, BTreeSet<String>>, usize> = HashMap::new();
+    // Upstream compares with as many empty terms as there are terms.
+    seen.insert(BTreeMap::new(), count(o, "allowedTopologies"));
     e.each(o, "allowedTopologies", |e, _, term| {
-        let mut all = Vec::new();
+        let mut all = BTreeMap::new();
         e.each(term, "matchLabelExpressions", |e, _, x| {
             let key = s(x, "key").to_string();
             if count(x, "values") == 0 {
                 e.required("values", "");
             }
-            let values = x
-                .arr("values")
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .collect::<Vec<_>>();
-            for (i, v) in values.iter().enumerate().filter(|(i, v)| values[..*i].contains(v)) {
-                e.duplicate(&format!("values[{i}]"), *v);
-            }
+            let mut values = BTreeSet::new();
+            e.each_str(x, "values", |e, _, value| {
+                if !values.insert(value.to_owned()) {
+                    e.duplicate("", value);
+                }
+            });
             e.format("key", &key, names::label_key);
-            if all.iter().any(|(k, _)| *k == key) {
+            if all.contains_key(&key) {
                 e.duplicate("key", key.as_str());
             }
-            all.push((key, texts(x)));
+            all.insert(key, values);
         });
-        all.sort();
-        if seen.contains(&all) || all.is_empty() {
+        let before = seen.entry(all).or_default();
+        for _ in 0..(*before).min(MOST_TOLD) {
             e.duplicate("matchLabelExpressions", "");
         }
-        seen.push(all);
+        *before += 1;
     });
 }
+
+/// Of one term so many complaints are told, that it costs no more than its length.
+const MOST_TOLD: usize = 100;
 
 pub fn access_modes(e: &mut Errs, spec: &Map) {
     let modes: Vec<&str> = spec

@@ -152,7 +152,8 @@ fn template_metadata(e: &mut Errs, meta: &Map) {
         "managedFields",
     ] {
         if meta.get(key).is_some_and(|v| !v.is_null()) {
-            e.forbidden(key, "cannot be set");
+            // Upstream names this one otherwise.
+            e.forbidden(if key == "uid" { "uID" } else { key }, "cannot be set");
         }
     }
 }

@@ -35,7 +35,9 @@ pub fn schema(o: &Object, e: &mut Errs) {
         }
         e.child(spec, "distinguisherMethod", |e, m| {
             if !matches!(s(m, "type"), "ByNamespace" | "ByUser") {
-                e.not_supported("type", m.clone(), &["ByNamespace", "ByUser"]);
+                // Upstream shows the struct that the type is in, by its internal names.
+                let shown = Map::from_iter([("Type", Value::from(s(m, "type")))]);
+                e.not_supported("type", shown, &["ByNamespace", "ByUser"]);
             }
         });
         e.child(spec, "priorityLevelConfiguration", |e, p| match s(p, "name") {
@@ -235,10 +237,10 @@ pub fn priority_level(o: &Object, e: &mut Errs) {
             }
             "Limited" => {
                 if spec.contains_key("exempt") {
-                    e.forbidden("exempt", "must be nil if the type is Limited");
+                    e.forbidden("exempt", "");
                 }
                 match spec.obj("limited") {
-                    None => e.required("limited", "must not be empty when type is Limited"),
+                    None => e.required("limited", ""),
                     Some(l) => e.within("limited", |e| limited(e, l)),
                 }
             }
@@ -262,12 +264,18 @@ fn limited(e: &mut Errs, level: &Map) {
     let response = level.obj("limitResponse").unwrap_or(&empty);
     e.within("limitResponse", |e| {
         match (s(response, "type"), response.obj("queuing")) {
-            ("Reject", Some(_)) => e.forbidden("queuing", "must be nil if limited.limitResponse.type is not Limited"),
-            ("Reject", None) => {}
             ("Queue", None) => e.required("queuing", ""),
             ("Queue", Some(queuing)) => e.within("queuing", |e| queues(e, queuing)),
-            ("", _) => e.required("type", ""),
-            (other, _) => e.not_supported("type", other, &["Queue", "Reject"]),
+            (kind, queuing) => {
+                match kind {
+                    "" => e.required("type", ""),
+                    "Reject" => {}
+                    other => e.not_supported("type", other, &["Queue", "Reject"]),
+                }
+                if queuing.is_some() {
+                    e.forbidden("queuing", "");
+                }
+            }
         }
     });
     if let Some(n) = level.int("borrowingLimitPercent").filter(|n| *n < 0) {

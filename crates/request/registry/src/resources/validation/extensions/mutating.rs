@@ -2,13 +2,18 @@
 
 use super::super::Rules;
 use super::super::check::{Errs, count, s};
-use super::{binding_of_policy, expression, policy_scope, variables};
+use super::policies::{binding_of_policy, policy_scope, variables};
+use super::{expression, reserved};
 use crate::resources::expressions::{self, Scope};
 use keelson_api::{Map, Value};
 use keelson_machinery::cel::Env;
 
 pub const POLICY: Rules = Rules {
-    object: |_, o, e| e.child(o, "spec", policy),
+    create: |_, o, e| {
+        e.child(o, "spec", |e, spec| policy(e, spec, None));
+        reserved(o, e);
+    },
+    update: |_, new, old, e| e.child(new, "spec", |e, spec| policy(e, spec, old.obj("spec"))),
     ..Rules::SUBDOMAIN
 };
 pub const BINDING: Rules = Rules {
@@ -20,11 +25,12 @@ pub const BINDING: Rules = Rules {
             }
         });
     },
+    create: |_, o, e| reserved(o, e),
     ..Rules::SUBDOMAIN
 };
 
-fn policy(e: &mut Errs, spec: &Map) {
-    policy_scope(e, spec);
+fn policy(e: &mut Errs, spec: &Map, old: Option<&Map>) {
+    policy_scope(e, spec, old);
     if let Some(m) = spec.obj("matchConstraints") {
         e.within("matchConstraints", |e| operations(e, m));
     }
@@ -98,12 +104,13 @@ mod tests {
     fn said(spec: Value) -> Vec<String> {
         let mut e = Errs::default();
         let spec = spec.as_object().cloned().unwrap_or_default();
-        e.within("spec", |e| policy(e, &spec));
+        e.within("spec", |e| policy(e, &spec, None));
         e.list.iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
     }
 
     fn with(mutation: Value, operation: &str) -> Value {
-        value!({"failurePolicy": "Fail", "reinvocationPolicy": "Never", "mutations": [mutation], "matchConstraints": {"resourceRules": [
+        value!({"failurePolicy": "Fail", "reinvocationPolicy": "Never", "mutations": [mutation], "matchConstraints": {
+            "matchPolicy": "Equivalent", "namespaceSelector": {}, "objectSelector": {}, "resourceRules": [
             {"operations": [operation], "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"]}]}})
     }
 
