@@ -3,7 +3,7 @@
 use super::negotiate::PROTOBUF;
 use keelson_api::builtin::builtin_kind_at;
 use keelson_api::codec::{Decoded, Format, Strictness, decode_text, proto, strict_error};
-use keelson_api::{ApiError, ApiResult, GroupVersion, GroupVersionKind, Object, SchemaRef, Value};
+use keelson_api::{ApiError, ApiResult, GroupVersion, GroupVersionKind, Map, Object, SchemaRef, Value};
 use keelson_registry::codec::{complete, kind_error};
 use keelson_registry::strategy::Strategy;
 use keelson_registry::{Cx, FieldValidation};
@@ -45,10 +45,8 @@ pub fn decode(cx: &Cx, bytes: &[u8], format: Format, expected: &Expected) -> Api
         }
     };
     // A body may leave out of which version it is: the path says it, and defaults go by it.
-    if let Some(object) = value
-        .as_object_mut()
-        .filter(|object| !object.contains_key("apiVersion"))
-    {
+    let says_none = |object: &&mut Map| object.str("apiVersion").unwrap_or_default().is_empty();
+    if let Some(object) = value.as_object_mut().filter(says_none) {
         object.insert("apiVersion", want.api_version());
     }
     let (mut object, unknown) =

@@ -151,7 +151,11 @@ async fn delete_entry(
 }
 
 pub async fn collection(call: Call<'_>) -> Served {
-    let list = ListOptions::from_query(&call.query())?;
+    let mut list = ListOptions::from_query(&call.query())?;
+    // Upstream lists page by page, and so what there was at just this revision.
+    if list.resource_version_match.is_empty() && !matches!(list.resource_version.as_str(), "" | "0") {
+        list.resource_version_match = "Exact".into();
+    }
     let options = options(&call)?;
     options.check_collection()?;
     let mut cx = call.cx();

@@ -75,7 +75,10 @@ impl Errs {
     }
     pub fn forbidden(&mut self, key: &str, detail: &str) {
         let at = self.at(key);
-        self.list.add(|| Cause::forbidden(at, detail));
+        self.list.add(|| match detail {
+            "" => Cause::new("FieldValueForbidden", at, "Forbidden"),
+            _ => Cause::forbidden(at, detail),
+        });
     }
     pub fn not_supported(&mut self, key: &str, value: impl Into<Value>, supported: &[&str]) {
         let at = self.at(key);
@@ -221,6 +224,12 @@ impl Errs {
     pub fn immutable(&mut self, new: Option<&Value>, old: Option<&Value>, key: &str) {
         if !crate::strategy::same(new, old) {
             self.invalid(key, new.cloned().unwrap_or(Value::Null), IMMUTABLE);
+        }
+    }
+    /// The same where upstream doesn't show what the value would be.
+    pub fn immutable_untold(&mut self, new: Option<&Value>, old: Option<&Value>, key: &str) {
+        if !crate::strategy::same(new, old) {
+            self.invalid(key, Value::Null, IMMUTABLE);
         }
     }
     /// The same for a struct of an internal type.

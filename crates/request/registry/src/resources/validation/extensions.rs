@@ -101,9 +101,10 @@ fn webhook_url(e: &mut Errs, url: &str) {
 }
 
 fn webhook_service(e: &mut Errs, service: &Map) {
-    for key in ["name", "namespace"] {
+    // Upstream takes the one for the other.
+    for (key, told) in [("namespace", "name"), ("name", "namespace")] {
         if s(service, key).is_empty() {
-            e.required(key, "");
+            e.required(told, "");
         }
     }
     let port = service.int("port").unwrap_or(443);
@@ -117,7 +118,8 @@ fn webhook_service(e: &mut Errs, service: &Map) {
     if !path.starts_with('/') {
         e.invalid("path", path, "must start with a '/'");
     }
-    let steps = path.strip_prefix('/').unwrap_or(path);
+    // The first letter is left out, whatever it is.
+    let steps = path.char_indices().nth(1).map_or("", |(at, _)| &path[at..]);
     for (i, step) in steps.strip_suffix('/').unwrap_or(steps).split('/').enumerate() {
         if step.is_empty() {
             e.invalid("path", path, &format!("segment[{i}] may not be empty"));

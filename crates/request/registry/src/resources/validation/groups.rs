@@ -1,6 +1,7 @@
 //! RBAC, policy, autoscaling, scheduling, node and coordination.
 
 use super::check::{Errs, count, is_true, quantity, s};
+use super::conditions::conditions;
 use super::{Rules, container_resources, scheduling};
 use crate::internal;
 use crate::meta::path_segment_errors;
@@ -55,10 +56,27 @@ const CLUSTER_ROLE_BINDING: Rules = Rules {
 };
 const BUDGET: Rules = Rules {
     object: |_, o, e| e.child(o, "spec", budget),
+    status: |_, new, _, e| {
+        e.child(new, "status", |e, status| {
+            conditions(e, status);
+            for key in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+                e.non_negative(status, key);
+            }
+        });
+    },
     ..Rules::NONE
 };
 const AUTOSCALER: Rules = Rules {
     object: |_, o, e| e.child(o, "spec", autoscaler),
+    status: |_, new, _, e| {
+        e.child(new, "status", |e, status| {
+            e.each(status, "conditions", |e, _, condition| {
+                e.non_negative(condition, "observedGeneration")
+            });
+            e.non_negative(status, "currentReplicas");
+            e.non_negative(status, "desiredReplicas");
+        });
+    },
     create: |_, o, e| autoscaler_versions(e, o, None),
     update: |_, new, old, e| autoscaler_versions(e, new, Some(old)),
     ..Rules::SUBDOMAIN

@@ -3,6 +3,8 @@
 //! Metadata that all kinds share is checked elsewhere; here stand the formats of names and everything below.
 
 pub(super) mod addresses;
+#[cfg(test)]
+mod answers;
 mod certificates;
 pub(super) mod check;
 mod conditions;

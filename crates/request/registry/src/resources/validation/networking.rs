@@ -34,6 +34,24 @@ const INGRESS: Rules = Rules {
             );
         }
     },
+    status: |_, new, _, e| {
+        let balancer = new.at(&["status", "loadBalancer"]).and_then(Value::as_object);
+        let Some(balancer) = balancer else { return };
+        e.within("status.loadBalancer", |e| {
+            e.each(balancer, "ingress", |e, _, ingress| {
+                let (address, hostname) = (s(ingress, "ip"), s(ingress, "hostname"));
+                if !address.is_empty() {
+                    e.format("ip", address, ip);
+                }
+                if !hostname.is_empty() {
+                    e.format("hostname", hostname, names::dns1123_subdomain);
+                    if addresses::ip(hostname).is_some() {
+                        e.invalid("hostname", hostname, "must be a DNS name, not an IP address");
+                    }
+                }
+            });
+        });
+    },
     ..Rules::SUBDOMAIN
 };
 const INGRESS_CLASS: Rules = Rules {
@@ -95,7 +113,7 @@ const IP_ADDRESS: Rules = Rules {
     },
     update: |_, new, old, e| {
         let path = ["spec", "parentRef"];
-        e.immutable(new.at(&path), old.at(&path), "spec.parentRef");
+        e.immutable_untold(new.at(&path), old.at(&path), "spec.parentRef");
     },
     ..Rules::SUBDOMAIN
 };
@@ -124,7 +142,7 @@ const SERVICE_CIDR: Rules = Rules {
 };
 const SLICE: Rules = Rules {
     object: |_, o, e| slice(o, e),
-    update: |_, new, old, e| e.immutable(new.get("addressType"), old.get("addressType"), "addressType"),
+    update: |_, new, old, e| e.immutable_untold(new.get("addressType"), old.get("addressType"), "addressType"),
     ..Rules::SUBDOMAIN
 };
 

@@ -24,7 +24,7 @@ const CLASS: Rules = Rules {
     object: |_, o, e| class(o, e),
     update: |_, new, old, e| {
         for key in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
-            e.immutable(new.get(key), old.get(key), key);
+            e.immutable_untold(new.get(key), old.get(key), key);
         }
     },
     ..Rules::SUBDOMAIN

@@ -36,7 +36,7 @@ pub(super) fn create(group: &str, kind: &str, v: Value) -> Vec<String> {
     shown(cx.def.strategy.validate(&cx, &o))
 }
 
-fn update(group: &str, kind: &str, before: Value, change: impl FnOnce(&mut Object)) -> Vec<String> {
+pub(super) fn update(group: &str, kind: &str, before: Value, change: impl FnOnce(&mut Object)) -> Vec<String> {
     let cx = request(group, kind);
     let mut old = read(&cx, before);
     cx.def.strategy.prepare_create(&cx, &mut old);

@@ -1,0 +1,169 @@
+//! What kube-apiserver answered where the machine found that ours differed (`tests/differential`).
+
+use super::tests::{create, update};
+use keelson_api::{Object, Value, value};
+
+const ADMISSION: &str = "admissionregistration.k8s.io";
+const FLOW: &str = "flowcontrol.apiserver.k8s.io";
+const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+
+fn refusals(group: &str, kind: &str, mut object: Value) -> Vec<String> {
+    object.set_at(&["metadata", "name"], "found");
+    create(group, kind, object)
+}
+
+fn class(parameters: Value) -> Vec<String> {
+    let mut parameters = parameters;
+    parameters.set_at(&["kind"], "P");
+    parameters.set_at(&["name"], "p");
+    let spec = value!({"controller": "a.b/c", "parameters": (parameters)});
+    refusals("networking.k8s.io", "IngressClass", value!({"spec": (spec)}))
+}
+
+#[test]
+fn of_networks() {
+    let of = |namespace: &str| class(value!({"scope": "Namespace", "namespace": (namespace)}));
+    assert_eq!(of("a"), Vec::<String>::new());
+    assert_eq!(
+        of("/x"),
+        [format!("spec.parameters.namespace: Invalid value: \"/x\": {LABEL}")]
+    );
+    assert_eq!(
+        class(value!({"scope": "Namespace"})),
+        ["spec.parameters.namespace: Required value: `parameters.scope` is set to 'Namespace'"]
+    );
+    let ingress = value!({"metadata": {"name": "found", "annotations": {"kubernetes.io/ingress.class": "nginx"}},
+        "spec": {"ingressClassName": "other", "rules": [{"host": "010.0.0.1"}]}});
+    assert_eq!(
+        refusals("networking.k8s.io", "Ingress", ingress),
+        [
+            "spec.rules[0].host: Invalid value: \"010.0.0.1\": must be a DNS name, not an IP address",
+            "annotations.kubernetes.io/ingress.class: Invalid value: \"nginx\": must match `ingressClassName` when both are specified",
+        ]
+    );
+    let cidrs = |list: Value| refusals("networking.k8s.io", "ServiceCIDR", value!({"spec": {"cidrs": (list)}}));
+    assert_eq!(
+        cidrs(value!(["10.97.0.0/16", "10.98.0.0/16", "10.99.0.0/16"])),
+        [
+            "spec.cidrs: Invalid value: {\"CIDRs\":[\"10.97.0.0/16\",\"10.98.0.0/16\",\"10.99.0.0/16\"]}: may only hold up to 2 values"
+        ]
+    );
+    let slice = |kind: &str, address: &str| {
+        let endpoint = value!({"addresses": [(address)]});
+        let slice = value!({"addressType": (kind), "endpoints": [(endpoint)], "ports": []});
+        refusals("discovery.k8s.io", "EndpointSlice", slice)
+    };
+    assert_eq!(
+        slice("FQDN", "a"),
+        [
+            "endpoints[0].addresses[0]: Invalid value: \"a\": should be a domain with at least two segments separated by dots"
+        ]
+    );
+    assert_eq!(
+        slice("IPv4", "fd00::1"),
+        ["endpoints[0].addresses: Invalid value: \"fd00::1\": must be an IPv4 address"]
+    );
+    assert_eq!(
+        slice("IPv5", "10.0.0.5"),
+        ["addressType: Unsupported value: \"IPv5\": supported values: \"FQDN\", \"IPv4\", \"IPv6\""]
+    );
+}
+
+#[test]
+fn of_admission() {
+    let policy = |name: &str| value!({"policyName": (name), "validationActions": ["Deny"]});
+    let mut twice = policy("p");
+    twice.set_at(&["validationActions"], value!(["Audit", "Audit"]));
+    twice.set_at(&["paramRef"], value!({"name": "/x", "selector": {}}));
+    assert_eq!(
+        refusals(ADMISSION, "ValidatingAdmissionPolicyBinding", value!({"spec": (twice)})),
+        [
+            "spec.paramRef.name: Invalid value: \"/x\": may not contain '/'",
+            "spec.paramRef.name: Forbidden: name and selector are mutually exclusive",
+            "spec.paramRef.selector: Forbidden: name and selector are mutually exclusive",
+            "spec.paramRef.parameterNotFoundAction: Required value",
+            "spec.validationActions[1]: Duplicate value: \"Audit\"",
+        ]
+    );
+    let hook = |service: Value, versions: Value| {
+        value!({"metadata": {"name": "found"}, "webhooks": [{"name": "a.b.c", "sideEffects": "None",
+            "admissionReviewVersions": (versions), "clientConfig": {"service": (service)}}]})
+    };
+    let kind = "ValidatingWebhookConfiguration";
+    assert_eq!(
+        refusals(
+            ADMISSION,
+            kind,
+            hook(value!({"name": "s", "path": "5"}), value!(["v1"]))
+        ),
+        [
+            "webhooks[0].clientConfig.service.name: Required value",
+            "webhooks[0].clientConfig.service.path: Invalid value: \"5\": must start with a '/'",
+            "webhooks[0].clientConfig.service.path: Invalid value: \"5\": segment[0] may not be empty",
+        ]
+    );
+    // What an older server took may stay.
+    let sound = value!({"name": "s", "namespace": "n"});
+    let relabel = |o: &mut Object| o.set_at(&["metadata", "labels"], value!({"a": "b"}));
+    let versions = |list: Value| update(ADMISSION, kind, hook(sound.clone(), list), relabel);
+    assert_eq!(versions(value!(["v2"])), Vec::<String>::new());
+    let newer = |o: &mut Object| {
+        let hooks = o.get_mut("webhooks").and_then(Value::as_array_mut);
+        hooks.unwrap()[0].set_at(&["admissionReviewVersions"], value!(["v2"]));
+    };
+    assert_eq!(
+        update(ADMISSION, kind, hook(sound.clone(), value!(["v1"])), newer),
+        ["webhooks[0].admissionReviewVersions: Invalid value: [\"v2\"]: must include at least one of v1, v1beta1"]
+    );
+}
+
+#[test]
+fn of_flow_and_budgets() {
+    let level = value!({"spec": {"type": "Limited", "exempt": {}, "limited": {"limitResponse":
+        {"type": "Reject", "queuing": {"queues": 1, "handSize": 1, "queueLengthLimit": 1}}}}});
+    assert_eq!(
+        refusals(FLOW, "PriorityLevelConfiguration", level),
+        [
+            "spec.exempt: Forbidden",
+            "spec.limited.limitResponse.queuing: Forbidden"
+        ]
+    );
+    let both = value!({"spec": {"minAvailable": 1, "maxUnavailable": 1}});
+    assert_eq!(
+        refusals("policy", "PodDisruptionBudget", both),
+        [
+            "spec: Invalid value: {\"MinAvailable\":1,\"Selector\":null,\"MaxUnavailable\":1,\"UnhealthyPodEvictionPolicy\":null}: minAvailable and maxUnavailable cannot be both set"
+        ]
+    );
+}
+
+#[test]
+fn of_storage() {
+    let class = |topologies: Value| value!({"provisioner": "a.b", "allowedTopologies": (topologies)});
+    let term = value!({"matchLabelExpressions": [{"key": "zone", "values": ["a", "b"]}]});
+    let same = value!({"matchLabelExpressions": [{"key": "zone", "values": ["b", "a"]}]});
+    let of = |topologies: Value| refusals("storage.k8s.io", "StorageClass", class(topologies));
+    assert_eq!(
+        of(value!([(term.clone()), (same)])),
+        ["allowedTopologies[1].matchLabelExpressions: Duplicate value: \"\""]
+    );
+    assert_eq!(
+        of(value!([{}, {}])).len(),
+        5,
+        "each as often as there are terms, and the one before"
+    );
+    let mut before = class(value!([]));
+    before.set_at(&["metadata"], value!({"name": "found"}));
+    assert_eq!(
+        update("storage.k8s.io", "StorageClass", before, |o| o
+            .set_at(&["provisioner"], "c.d")),
+        ["provisioner: Invalid value: null: field is immutable"]
+    );
+    let driver = value!({"spec": {"serviceAccountTokenInSecrets": false}});
+    assert_eq!(
+        refusals("storage.k8s.io", "CSIDriver", driver),
+        [
+            "spec.serviceAccountTokenInSecrets: Invalid value: false: serviceAccountTokenInSecrets is set but no tokenRequests are specified"
+        ]
+    );
+}
