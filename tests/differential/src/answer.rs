@@ -114,7 +114,7 @@ pattern!(ACCOUNT, "kube-api-access-[a-z0-9]{5}");
 pattern!(POINTER, "0x[0-9a-f]{8,}");
 pattern!(
     REVISION,
-    r#"(resourceVersion\\*"?: ?\\*"|resourceVersion:|ResourceVersion:|in record \(|UID in record: |latest version: |resource version: )([0-9]+)"#
+    r#"(resourceVersion\\*"?: ?\\*"|resourceVersion:|ResourceVersion:|in record \(|UID in record: |latest version: |\bresource version: |, current: )([0-9]+)"#
 );
 pattern!(AGO, r"^\d+(s|m|ms|m\d+s)$");
 
