@@ -64,7 +64,7 @@ mod wait;
 mod watchdog;
 mod why;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
@@ -91,16 +91,21 @@ enum Command {
     #[command(after_help = AFTER_HELP)]
     Agent(Box<agent::Options>),
     /// Run the API server alone, over an etcd
+    #[command(version = version::upstream())]
     Apiserver(Box<components::apiserver::Options>),
     /// Run the scheduler alone
+    #[command(version = version::upstream())]
     Scheduler(Box<components::scheduler::Options>),
     /// Run the controllers alone
+    #[command(version = version::upstream())]
     ControllerManager(Box<components::controller_manager::Options>),
     /// Run the kubelet alone, with any runtime that speaks CRI
+    #[command(version = version::upstream())]
     Kubelet(Box<components::kubelet::Options>),
     /// Run the container runtime and the pod network alone, for any kubelet
     Runtime(Box<components::runtime::Options>),
     /// Run the service proxy alone
+    #[command(version = version::upstream())]
     Proxy(Box<components::proxy::Options>),
     /// Run the cluster's DNS alone
     Dns(Box<components::dns::Options>),
@@ -210,7 +215,8 @@ fn main() -> ExitCode {
     }
     keelson_sys::handed::take();
     end_with_the_reader();
-    match run(Arguments::parse_from(words_of(std::env::args_os().collect())).command) {
+    let given = parse(words_of(std::env::args_os().collect())).unwrap_or_else(|said| said.exit());
+    match run(given.command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("keelson: {error:#}");
@@ -255,6 +261,16 @@ fn words_of(mut given: Vec<OsString>) -> Vec<OsString> {
         given.splice(..1, ["keelson"].iter().chain(*command).map(Into::into));
     }
     given
+}
+
+fn parse(words: Vec<OsString>) -> Result<Arguments, clap::Error> {
+    // Whoever stands for one of upstream's programs says `Kubernetes v1.37.2` when it is asked.
+    let as_upstream = |command: clap::Command| command.display_name("Kubernetes");
+    let command = NAMES
+        .iter()
+        .filter(|(name, _)| name.starts_with("kube-") || *name == "kubelet")
+        .fold(command(), |all, (_, below)| all.mut_subcommand(below[0], as_upstream));
+    Arguments::from_arg_matches(&command.try_get_matches_from(words)?)
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -316,6 +332,18 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// kubeadm and others read it.
+    #[test]
+    fn what_stands_for_one_of_upstreams_says_its_version_as_upstream_does() {
+        for (name, command) in NAMES.iter().filter(|(name, _)| name.starts_with("kube")) {
+            let is_plugin = command[0] == "why";
+            let words = words_of(vec![format!("/usr/bin/{name}").into(), "--version".into()]);
+            let said = parse(words).err().map(|said| said.to_string());
+            let wanted = format!("Kubernetes v{}\n", config::KUBERNETES_VERSION);
+            assert_eq!(said == Some(wanted), !is_plugin, "{name}: {said:?}");
+        }
+    }
 
     /// Names and options that are there twice, and the like.
     #[test]

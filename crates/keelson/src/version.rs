@@ -13,3 +13,9 @@ pub fn text() -> &'static str {
     static TEXT: LazyLock<String> = LazyLock::new(|| format!("{VERSION} (Kubernetes v{KUBERNETES_VERSION})"));
     &TEXT
 }
+
+/// As upstream's own programs call theirs.
+pub fn upstream() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| format!("v{KUBERNETES_VERSION}"));
+    &TEXT
+}
