@@ -23,7 +23,7 @@ async fn a_token_signs_what_joining_machines_read_until_it_ends() {
         .await;
     let content = &signed.data.as_ref().expect("data")["kubeconfig"];
     let token: keelson_pki::BootstrapToken = "abcdef.0123456789abcdef".parse().expect("a token");
-    assert_eq!(signature(&signed), token.sign_detached(content).ok());
+    assert_eq!(signature(&signed), Some(token.sign_detached(content)));
     // What others put there in its place doesn't last.
     let forged = serde_json::json!({"data": {"jws-kubeconfig-abcdef": "forged", "jws-kubeconfig-ffffff": "forged"}});
     cluster.patch::<ConfigMap>("kube-public", "cluster-info", forged).await;
