@@ -4,7 +4,7 @@
 
 use super::{Reply, reply};
 use http::{HeaderValue, Method, StatusCode, Uri, header};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 /// Nothing is below these.
 const EXACT: [&str; 14] = [
@@ -35,6 +35,21 @@ const BELOW: [&str; 7] = [
 ];
 /// What is below these. Without its last slash one leads to itself.
 const DIRECTORIES: [&str; 5] = ["/checkpoint", "/debug/pprof", "/logs", "/runningpods", "/stats"];
+/// What Go escapes when it writes a path.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b'/')
+    .remove(b':')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b'@');
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Way {
@@ -69,8 +84,9 @@ pub(super) fn of(uri: &Uri) -> Way {
         return Way::Elsewhere(with_query(&format!("{directory}/")));
     }
     if clean != sent {
-        // As Go writes it: what was escaped already is escaped once more.
-        return Way::Elsewhere(with_query(&clean.replace('%', "%25")));
+        // As Go writes it: what was escaped already is escaped once more. Two slashes, or what browsers take for a second one, would lead to
+        // another host.
+        return Way::Elsewhere(with_query(&utf8_percent_encode(&clean, ESCAPED).to_string()));
     }
     let known = EXACT.iter().chain(&BELOW).any(is) || BELOW.iter().chain(&DIRECTORIES).any(is_below);
     match known {
@@ -193,6 +209,7 @@ mod tests {
             ("/logs/a%2fb", "/logs/a/b log"),
             ("/exec/ns/pod/c%20d/../e", "307 /exec/ns/pod/e"),
             ("/pods;x", "404"),
+            ("/./a(b)!*'", "307 /a%28b%29%21%2A%27"),
             ("/logs/a//b", "307 /logs/a/b"),
             ("/pods/%zz", "400"),
             ("/pods/%4", "400"),
@@ -205,6 +222,16 @@ mod tests {
                 Way::Malformed => "400".into(),
             };
             assert_eq!(way, expected, "{sent}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_led_to_another_host() {
+        for sent in ["/./\\host.test/a", "/.//host.test/a", "//host.test/./a"] {
+            let Way::Elsewhere(to) = of(&sent.parse().unwrap()) else {
+                panic!("{sent}");
+            };
+            assert!(to.starts_with('/') && !to[1..].starts_with(['/', '\\']), "{sent}: {to}");
         }
     }
 
