@@ -61,6 +61,8 @@ pub(crate) struct Places {
     watched: HashMap<WatchDescriptor, Watched>,
     /// The files that the targets are now, by device and number.
     are: Vec<Option<(u64, u64)>>,
+    /// They are others than they were, which nobody has asked for yet.
+    are_others: bool,
 }
 
 /// What an event means.
@@ -78,6 +80,7 @@ impl Places {
             targets,
             watched: HashMap::new(),
             are: Vec::new(),
+            are_others: false,
         }
     }
 
@@ -98,8 +101,13 @@ impl Places {
         }
     }
 
-    /// Watches what is on the way to the targets now, and nothing else. Tells whether the targets are other files than they were.
-    pub(crate) fn arm(&mut self, kernel: &Inotify) -> io::Result<bool> {
+    /// Whether the targets are other files than when this was last asked.
+    pub(crate) fn are_others(&mut self) -> bool {
+        std::mem::take(&mut self.are_others)
+    }
+
+    /// Watches what is on the way to the targets now, and nothing else.
+    pub(crate) fn arm(&mut self, kernel: &Inotify) -> io::Result<()> {
         let mut walk = Walk {
             kernel,
             watched: HashMap::new(),
@@ -122,7 +130,8 @@ impl Places {
         }
         let is = |target: &Target| fs::metadata(target.path()).ok().map(|m| (m.dev(), m.ino()));
         let are = self.targets.iter().map(is).collect();
-        Ok(std::mem::replace(&mut self.are, are) != self.are)
+        self.are_others |= std::mem::replace(&mut self.are, are) != self.are;
+        Ok(())
     }
 }
 

@@ -48,6 +48,7 @@ impl Watch {
         let has_trees = targets.iter().any(|t| matches!(t, Target::Tree(_)));
         let mut places = Places::new(targets);
         places.arm(&inotify)?;
+        places.are_others();
         Ok(Watch {
             kernel: registered(Kernel(Arc::new(inotify)))?,
             mounts: has_trees.then(Mounts::open).and_then(Result::ok),
@@ -137,7 +138,9 @@ impl Watch {
         }
         let (places, kernel) = (self.places.clone(), self.kernel.get_ref().clone());
         let armed = tokio::task::spawn_blocking(move || places.lock().arm(&kernel.0));
-        self.owed |= armed.await.map_err(io::Error::other)??;
+        armed.await.map_err(io::Error::other)??;
+        // What one has found that was given up counts, too.
+        self.owed |= self.places.lock().are_others();
         self.stale = false;
         Ok(())
     }
