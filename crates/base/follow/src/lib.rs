@@ -2,7 +2,7 @@
 //!
 //! A path is followed by its name, not by the file that has it today: every directory and link on the way to it is watched. So a file may come
 //! later, be replaced by renaming, or be reached by links that are set to others, as volumes of Secrets do it. What this doesn't know is what
-//! the files say; and where the kernel tells nothing (file systems of networks), it looks once a minute.
+//! the files say. Where the kernel tells nothing (file systems of networks), [`Contents`] looks once a minute, and [`Watch`] hears nothing.
 
 mod contents;
 mod mounts;
