@@ -176,6 +176,11 @@ fn served(pair: &str) -> anyhow::Result<String> {
             let (group, version) = path.split_once('/').unwrap_or(("", path));
             let known = resources::groups().iter().any(|g| g.name == group);
             ensure!(known, "unknown api groups {group}");
+            // Of what isn't a version nothing would follow: a kind's name (apps/v1/deployments), or a group's alone.
+            ensure!(
+                is_version(version),
+                "{name}={wanted} can't be had here: which kinds are served the program decides"
+            );
             versions().any(|found| found == (group, version)) == wanted
         }
     };
@@ -184,6 +189,11 @@ fn served(pair: &str) -> anyhow::Result<String> {
         "{name}={wanted} can't be had here: which versions are served the program decides"
     );
     Ok(pair.into())
+}
+
+fn is_version(name: &str) -> bool {
+    let rest = name.strip_prefix('v').unwrap_or_default();
+    rest.starts_with(|c: char| c.is_ascii_digit()) && rest.bytes().all(|b| b.is_ascii_alphanumeric())
 }
 
 fn level_of(version: &str) -> &'static str {
@@ -274,6 +284,9 @@ mod tests {
             ("resource.k8s.io/v1alpha3=true", "resource.k8s.io/v1alpha3=true"),
             ("api/alpha=true", "api/alpha=true"),
             ("example.com/v1=true", "unknown api groups example.com"),
+            ("apps/v1/deployments=false", "apps/v1/deployments=false"),
+            ("apps/v1/deployments=true", "apps/v1/deployments=true"),
+            ("apps=false", "apps=false"),
             ("apps/v1=perhaps", "invalid value"),
         ] {
             let refused = served(otherwise).unwrap_err().to_string();
