@@ -7,7 +7,7 @@ mod offer;
 
 pub use offer::Offer;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use keelson_pki::verify::Roots;
 use keelson_pki::x509::Certificate;
 use parking_lot::RwLock;
@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The provider of all TLS here.
@@ -37,10 +38,11 @@ impl ServingCert {
     pub fn new(cert_pem: &str, key_pem: &str) -> Result<Arc<Self>> {
         Self::with(cert_pem, key_pem, Vec::new())
     }
-    /// With certificates and keys for names; of several for one the first counts.
+    /// With certificates and keys for names; of several for one the first counts, and who was told a name before who says it himself.
     pub fn with(cert_pem: &str, key_pem: &str, others: Vec<Named>) -> Result<Arc<Self>> {
         let mut named = HashMap::new();
-        for other in others {
+        let (told, own): (Vec<_>, Vec<_>) = others.into_iter().partition(|other| other.is_told);
+        for other in told.into_iter().chain(own) {
             let key = certified(&other.cert_pem, &other.key_pem)?;
             for name in other.names {
                 named.entry(name.to_lowercase()).or_insert_with(|| key.clone());
@@ -74,24 +76,33 @@ impl ResolvesServerCert for ServingCert {
 pub struct Named {
     pub cert_pem: String,
     pub key_pem: String,
-    pub names: Vec<String>,
+    names: Vec<String>,
+    /// The names are given; otherwise the certificate says them.
+    is_told: bool,
 }
 
 impl Named {
     /// `names`: empty for those that the certificate says.
     pub fn new(cert_pem: String, key_pem: String, names: Vec<String>) -> Result<Named> {
-        let names = match names.is_empty() {
-            true => {
+        let is_told = !names.is_empty();
+        let names = match is_told {
+            true => names,
+            false => {
                 let first = certificates(&cert_pem)?.into_iter().next().context("no certificate")?;
                 let read = Certificate::from_der(&first).map_err(|e| anyhow::anyhow!("{e}"))?;
                 read.says.names.map(|names| names.dns).unwrap_or_default()
             }
-            false => names,
         };
+        // Nobody would ever be shown it.
+        ensure!(!names.is_empty(), "the certificate says no DNS name, and none is given");
+        if let Some(address) = names.iter().find(|name| name.parse::<IpAddr>().is_ok()) {
+            bail!("{address} is an address, and clients ask by names only");
+        }
         Ok(Named {
             cert_pem,
             key_pem,
             names,
+            is_told,
         })
     }
 }
@@ -119,4 +130,43 @@ pub fn roots(pem: &str) -> Result<Roots> {
 /// The listener's configuration. `hints` are the authorities that clients are told of.
 pub fn server_config(cert: Arc<ServingCert>, hints: &Roots) -> Result<Arc<ServerConfig>> {
     Offer::default().config(cert, hints)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelson_pki::{Authority, CertSpec, Issued, San};
+
+    fn issued(name: &str) -> Issued {
+        let sans = vec![San::Dns(name.into())];
+        let spec = CertSpec::server(name, sans);
+        Authority::generate("ca").unwrap().issue(&spec).unwrap()
+    }
+
+    fn named(of: &Issued, names: &[&str]) -> Result<Named> {
+        let names = names.iter().map(|name| (*name).to_string()).collect();
+        Named::new(of.cert_pem.clone(), of.key_pem.clone(), names)
+    }
+
+    #[test]
+    fn a_name_that_is_given_goes_before_one_that_a_certificate_says() {
+        let (own, says, told) = (issued("own"), issued("a.example"), issued("other"));
+        let others = vec![
+            named(&says, &[]).unwrap(),
+            named(&told, &["A.example", "*.b.example"]).unwrap(),
+        ];
+        let cert = ServingCert::with(&own.cert_pem, &own.key_pem, others).unwrap();
+        let shown = |name: &str| cert.of_name(name).map(|key| key.cert.clone());
+        let told = Some(certificates(&told.cert_pem).unwrap());
+        assert_eq!(shown("a.example"), told);
+        assert_eq!(shown("x.B.example"), told);
+        assert_eq!(shown("x.y.b.example"), None);
+        for wrong in ["10.0.0.1", "fd00::1"] {
+            let refused = named(&own, &["a", wrong]).err().map(|e| e.to_string());
+            assert!(refused.is_some_and(|why| why.contains(wrong)), "{wrong}");
+        }
+        let nameless = CertSpec::server("a", Vec::new());
+        let nameless = Authority::generate("ca").unwrap().issue(&nameless).unwrap();
+        assert!(named(&nameless, &[]).is_err() && named(&nameless, &["a"]).is_ok());
+    }
 }
