@@ -29,14 +29,18 @@ pub fn add(used: &mut Amounts, names: &HashMap<String, String>, of_pod: &Amounts
         .iter()
         .filter_map(|(name, n)| Some((name.strip_suffix(DEVICES)?.to_owned(), *n)))
         .collect();
+    // Several classes may be known by one name.
+    let mut known = Amounts::new();
     for (class, n) in devices.into_iter().filter(|(class, _)| !class.is_empty()) {
         let explicit = names.get(&class).map(|name| format!("requests.{name}"));
         for name in [Some(format!("{IMPLICIT}{class}")), explicit].into_iter().flatten() {
-            let mut left = n;
-            left.sub(of_pod.get(&name).copied().unwrap_or(Quantity::ZERO));
-            if left > Quantity::ZERO {
-                used.insert(name, left);
-            }
+            known.entry(name).or_insert(Quantity::ZERO).add(n);
+        }
+    }
+    for (name, mut left) in known {
+        left.sub(of_pod.get(&name).copied().unwrap_or(Quantity::ZERO));
+        if left > Quantity::ZERO {
+            used.insert(name, left);
         }
     }
 }
@@ -122,6 +126,19 @@ mod tests {
         // What the pod asked for is counted for it: only what the claim has beyond is added.
         let of_pod = amounts::pod(&pod(json!({})), Timestamp::UNIX_EPOCH);
         assert_eq!(counted(&own, &known, &of_pod), (Some("1".into()), three()));
+        // Of two classes that are known by one name it counts both.
+        let mut both = ResourceClaim::clone(&own);
+        let requests = both
+            .spec
+            .as_mut()
+            .and_then(|spec| spec.devices.as_mut()?.requests.as_mut())
+            .unwrap();
+        let mut more = requests[0].clone();
+        more.exactly.as_mut().unwrap().device_class_name = "newer".into();
+        requests.push(more);
+        let same = ["gpu", "newer"].map(|class| (class.to_string(), "example.com/gpu".to_string()));
+        let explicit = counted(&both, &HashMap::from(same), &of_pod).0;
+        assert_eq!(explicit, Some("4".into()));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use super::super::Review;
 use super::usage::{self, DEVICE_SUFFIX};
+use keelson_api::quantity::Quantity;
 use keelson_api::{ApiResult, GroupVersionResource, Object, Str, Value};
 use keelson_registry::resources::pod_resources::Amounts;
 use std::collections::HashMap;
@@ -54,18 +55,21 @@ impl Extended {
             .iter()
             .filter_map(|(name, n)| Some((name.strip_suffix(DEVICE_SUFFIX)?.to_owned(), *n)))
             .collect();
+        // Several classes may be known by one name.
+        let mut known = Amounts::new();
         for (class, n) in devices.into_iter().filter(|(class, _)| !class.is_empty()) {
             let explicit = self.names.get(class.as_str()).filter(|name| !name.is_empty());
             let explicit = explicit.map(|name| format!("requests.{name}"));
             for name in [Some(format!("{IMPLICIT}{class}")), explicit].into_iter().flatten() {
-                let name = Str::from(name);
-                let mut left = n;
-                if let Some(counted) = self.of_pod.get(&name) {
-                    left.sub(*counted);
-                }
-                if !left.is_zero() && !left.is_negative() {
-                    used.insert(name, left);
-                }
+                known.entry(Str::from(name)).or_insert(Quantity::ZERO).add(n);
+            }
+        }
+        for (name, mut left) in known {
+            if let Some(counted) = self.of_pod.get(&name) {
+                left.sub(*counted);
+            }
+            if !left.is_zero() && !left.is_negative() {
+                used.insert(name, left);
             }
         }
     }
