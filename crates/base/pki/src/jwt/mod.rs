@@ -391,6 +391,31 @@ mod tests {
         ));
     }
 
+    /// A public key is known to everybody, and so would be a secret that it is taken for.
+    #[test]
+    fn a_token_without_a_signature_or_signed_by_what_is_public_is_refused() {
+        let own = Authority::generate("own").unwrap();
+        let keys = ServiceAccountKeys::of_key(&own.key_pem()).unwrap();
+        let set = keyset::KeySet::parse(keys.jwks().to_string().as_bytes()).unwrap();
+        let token = keys.sign(&claims()).unwrap();
+        let (message, _) = token.rsplit_once('.').unwrap();
+        let (_, payload) = message.split_once('.').unwrap();
+        let id = Signed::parse(&token).unwrap().key_id;
+        for kid in [id.as_str(), ""] {
+            for algorithm in ["none", "None", "", "HS256", "RS256", "PS256", "ES384", "EdDSA"] {
+                let head = serde_json::json!({"alg": algorithm, "kid": kid}).to_string();
+                let message = format!("{}.{payload}", URL_SAFE_NO_PAD.encode(head));
+                let secret = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, own.cert_pem().as_bytes());
+                let mac = ring::hmac::sign(&secret, message.as_bytes());
+                for signature in [String::new(), URL_SAFE_NO_PAD.encode(mac)] {
+                    let forged = format!("{message}.{signature}");
+                    assert!(keys.verify(&forged).is_err(), "{algorithm} {kid}");
+                    assert!(!set.signed(&Signed::parse(&forged).unwrap()), "{algorithm} {kid}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn keys_are_taken_from_certificates_and_private_keys_as_upstream_does_and_others_are_refused() {
         let (own, other) = (
