@@ -104,7 +104,7 @@ pub struct Options {
     /// Authority by which pods know the API server: published in every namespace [default: not published]
     #[arg(long, value_name = "FILE")]
     root_ca_file: Option<PathBuf>,
-    /// Key (RSA, ECDSA P-256 or P-384) that signs the tokens of Secrets [default: such Secrets aren't filled]
+    /// Key that signs the tokens of Secrets: RSA of 2048 to 4096 bits, or ECDSA over P-256, P-384 or P-521 [default: such Secrets aren't filled]
     #[arg(long, value_name = "FILE")]
     service_account_private_key_file: Option<PathBuf>,
     /// Authority that signs certificate requests [default: none are signed]
