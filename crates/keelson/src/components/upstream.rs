@@ -46,7 +46,7 @@ struct Flag {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Said {
-    /// Separated by commas; empty: nothing.
+    /// Separated by commas, an empty one first where that may be said; empty: nothing.
     taken: &'static str,
     why: &'static str,
 }
@@ -68,7 +68,8 @@ fn flags(table: &'static str) -> impl Iterator<Item = Flag> {
 
 impl Said {
     fn judge(self, value: String) -> Result<String, String> {
-        let is_taken = self.taken == "*" || self.taken.split(',').any(|taken| !taken.is_empty() && taken == value);
+        let named = !self.taken.is_empty() && self.taken.split(',').any(|taken| taken == value);
+        let is_taken = self.taken == "*" || named;
         is_taken.then_some(value).ok_or_else(|| self.why.to_string())
     }
 }
@@ -148,7 +149,8 @@ mod tests {
                         "{program}: --{}",
                         flag.name
                     );
-                    for taken in said.taken.split(',').filter(|taken| !taken.is_empty()) {
+                    let taken = Some(said.taken).filter(|taken| !taken.is_empty());
+                    for taken in taken.into_iter().flat_map(|taken| taken.split(',')) {
                         assert!(said.judge(taken.into()).is_ok(), "{program}: --{}", flag.name);
                     }
                 }
@@ -178,6 +180,12 @@ mod tests {
             Err("there is none".into())
         );
         assert_eq!(Said { taken: "*", ..said }.judge("9".into()), Ok("9".into()));
+        let empty = Said {
+            taken: ",external",
+            ..said
+        };
+        assert_eq!(empty.judge(String::new()), Ok(String::new()));
+        assert!(said.judge(String::new()).is_err());
         let command = Others::<Apiserver>::augment_args(Command::new("x"));
         let parse = |line: &str| {
             let words = std::iter::once("x").chain(line.split_whitespace());
