@@ -165,6 +165,15 @@ impl Options {
             !self.allocate_node_cidrs || !self.cluster_cidr.is_empty(),
             "--allocate-node-cidrs gives nodes shares of --cluster-cidr: give that too"
         );
+        // Looked at without a pause, autoscalers would take all there is of the machine and of the API server.
+        ensure!(
+            !self.horizontal_pod_autoscaler_sync_period.is_zero(),
+            "--horizontal-pod-autoscaler-sync-period must be greater than 0"
+        );
+        ensure!(
+            (0.0..).contains(&self.horizontal_pod_autoscaler_tolerance),
+            "--horizontal-pod-autoscaler-tolerance must be 0 or greater"
+        );
         let time = |flag, text: &str| duration(flag, Some(text)).map(Option::unwrap_or_default);
         let (signing_cert_pem, signing_key_pem) =
             match (&self.cluster_signing_cert_file, &self.cluster_signing_key_file) {
@@ -267,6 +276,9 @@ mod tests {
             "--cluster-cidr 10.96.0.0/12 --service-cluster-ip-range 10.96.0.0/16",
             "--node-monitor-grace-period soon",
             "--service-account-private-key-file /nowhere",
+            "--horizontal-pod-autoscaler-sync-period=0s",
+            "--horizontal-pod-autoscaler-tolerance=-1",
+            "--horizontal-pod-autoscaler-tolerance=NaN",
             "--cluster-signing-cert-file /nowhere --cluster-signing-key-file /nowhere",
         ] {
             assert!(settings(wrong).is_err(), "{wrong}");
