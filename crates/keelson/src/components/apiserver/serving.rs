@@ -71,7 +71,10 @@ impl Options {
     pub fn apply(&self, config: &mut keelson_apiserver::Config) -> anyhow::Result<()> {
         let usual = Serving::default();
         let time = |flag, text: &Option<String>| duration(flag, text.as_deref());
-        config.max_requests_in_flight = self.max_requests_inflight + self.max_mutating_requests_inflight;
+        let all = self
+            .max_requests_inflight
+            .checked_add(self.max_mutating_requests_inflight);
+        config.max_requests_in_flight = all.context("--max-requests-inflight is too large")?;
         ensure!(
             config.max_requests_in_flight > 0,
             "--max-requests-inflight and --max-mutating-requests-inflight must add up to something positive"

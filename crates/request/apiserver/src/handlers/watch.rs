@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// No client waits longer; what is asked for beyond would leave the clock's range.
+/// No client waits longer; what is asked for, or set, beyond would leave the clock's range.
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// How long after a watch's end its last bytes may take.
@@ -49,7 +49,10 @@ pub async fn serve(mut call: Call<'_>) -> Served {
         .filter(|s| *s > 0)
     {
         Some(s) => Duration::from_secs(s).min(MAX_TIMEOUT),
-        None => serving.min_request_timeout.mul_f64(1.0 + rand::rng().random::<f64>()),
+        None => {
+            let least = serving.min_request_timeout.min(MAX_TIMEOUT);
+            least.mul_f64(1.0 + rand::rng().random::<f64>())
+        }
     };
     let socket = match is_wanted(&call.headers) {
         true => match Asked::of(&call.headers, &mut call.extensions) {
