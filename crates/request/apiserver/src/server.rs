@@ -214,7 +214,7 @@ impl ApiServer {
             let into = authn::reload::Reload {
                 issuers,
                 anonymous: source.anonymous.clone(),
-                own: vec![config.issuer.clone()],
+                own: config.issuers(),
             };
             let (path, text) = (source.path.clone(), source.text.clone());
             tokio::spawn(file::follow(path, text, reloads, self.stop.clone(), into));
@@ -499,7 +499,7 @@ fn assemble(config: Config, store: Arc<dyn Store>, made: Made, weak: Weak<Server
     } = made.clone();
     let tokens = Arc::new(ServiceAccountTokens {
         keys,
-        issuers: [std::slice::from_ref(&config.issuer), &config.former_issuers].concat(),
+        issuers: config.issuers(),
         extends: config.serving.extends_tokens,
         audiences: config.api_audiences.iter().map(Str::from).collect(),
         uses: authn::tokens::Uses::default(),

@@ -21,6 +21,7 @@ use ipnet::IpNet;
 use keelson_apiserver::serve::tls::ServingCert;
 use keelson_pki::authority::{Authority, CertSpec};
 use keelson_pki::{San, ServiceAccountKeys, files};
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -225,7 +226,17 @@ impl Options {
             .service_account_issuer
             .split_first()
             .context("--service-account-issuer")?;
+        let mut seen = HashSet::new();
         for issuer in &self.service_account_issuer {
+            ensure!(
+                !issuer.is_empty() && seen.insert(issuer),
+                "--service-account-issuer {issuer:?}: it is empty, or already specified"
+            );
+            let others = &config.access.authentication.trusted;
+            ensure!(
+                others.iter().all(|other| other.issuer.url != *issuer),
+                "--service-account-issuer {issuer}: another issuer of tokens has this URL"
+            );
             ensure!(
                 issuer.starts_with("https://") || !issuer.contains(':'),
                 "--service-account-issuer {issuer}: a URL begins with https://"
@@ -441,6 +452,12 @@ mod tests {
             ("--allow-privileged=false", "--allow-privileged"),
             ("--enable-bootstrap-token-auth=false", "--enable-bootstrap-token-auth"),
             ("--tls-cert-file=c", "--tls-private-key-file"),
+            ("--service-account-issuer=", "--service-account-issuer"),
+            ("--service-account-issuer=https://127.0.0.1:45999/", "already specified"),
+            (
+                "--oidc-issuer-url=https://127.0.0.1:45999/ --oidc-client-id=c",
+                "another issuer of tokens",
+            ),
         ] {
             let line = line.replace("--allow-privileged=true", "");
             let refused = parse("kube-apiserver", &format!("{line} {more}"))

@@ -152,6 +152,11 @@ impl Config {
         format!("apiserver-{}:{}", self.advertise_address, self.advertise_port)
     }
 
+    /// Whose tokens of service accounts are taken; the first issues them. No other issuer may claim to be one of them.
+    pub fn issuers(&self) -> Vec<String> {
+        [std::slice::from_ref(&self.issuer), &self.former_issuers].concat()
+    }
+
     /// Where clients are told that the server is, if somebody said so.
     pub fn external_address(&self) -> Option<String> {
         let host = self.serving.external_host.as_ref()?;
