@@ -63,6 +63,12 @@ fn of_networks() {
         slice("IPv4", "fd00::1"),
         ["endpoints[0].addresses: Invalid value: \"fd00::1\": must be an IPv4 address"]
     );
+    let told = slice("IPv4", "::1");
+    assert!(told[0].starts_with("endpoints[0].addresses: Invalid value: \"::1\": must be an IPv4 address"));
+    assert!(
+        told[1].starts_with("endpoints[0].addresses[0]: Invalid value: \"::1\": "),
+        "{told:?}"
+    );
     assert_eq!(
         slice("IPv5", "10.0.0.5"),
         ["addressType: Unsupported value: \"IPv5\": supported values: \"FQDN\", \"IPv4\", \"IPv6\""]

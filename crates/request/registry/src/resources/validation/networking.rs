@@ -459,25 +459,27 @@ fn slice(o: &Object, e: &mut Errs) {
             n if n > 100 => e.too_many("addresses", n, 100),
             _ => {}
         }
-        let mut others = Vec::new();
-        e.each_str(endpoint, "addresses", |e, _, address| {
+        let addresses = endpoint.arr("addresses").into_iter().flatten();
+        for (i, address) in addresses.map(|a| a.as_str().unwrap_or_default()).enumerate() {
+            let at = format!("addresses[{i}]");
             match (kind, address.parse::<IpAddr>()) {
-                ("FQDN", _) => domain(e, address),
-                ("IPv4" | "IPv6", Err(_)) => e.format("", address, ip),
+                ("FQDN", _) => e.within(&at, |e| domain(e, address)),
+                ("IPv4" | "IPv6", Err(_)) => e.format(&at, address, ip),
                 ("IPv4" | "IPv6", Ok(a)) => {
+                    // Of the list, as upstream has it.
                     if a.is_ipv4() != (kind == "IPv4") {
-                        others.push(address.to_owned());
+                        e.invalid("addresses", address, &format!("must be an {kind} address"));
                     }
-                    e.format("", address, endpoint_ip);
+                    e.format(&at, address, endpoint_ip);
                 }
                 _ => {}
             }
-        });
-        for address in others {
-            e.invalid("addresses", address, &format!("must be an {kind} address"));
         }
         if let Some(node) = endpoint.str("nodeName") {
             e.format("nodeName", node, names::dns1123_subdomain);
+        }
+        if let Some(hostname) = endpoint.str("hostname") {
+            e.format("hostname", hostname, names::dns1123_label);
         }
         e.child(endpoint, "hints", |e, hints| {
             for list in ["forZones", "forNodes"] {
@@ -499,8 +501,5 @@ fn slice(o: &Object, e: &mut Errs) {
                 });
             }
         });
-        if let Some(hostname) = endpoint.str("hostname") {
-            e.format("hostname", hostname, names::dns1123_label);
-        }
     });
 }
