@@ -217,6 +217,7 @@ pub struct Connection<S> {
     pub stop: CancellationToken,
     pub remote: SocketAddr,
     pub place: Place,
+    pub without_http2: bool,
 }
 
 impl<S: Server> Connection<S> {
@@ -261,7 +262,7 @@ impl<S: Server> Connection<S> {
             .initial_connection_window_size(4 * 1024 * 1024)
             .keep_alive_interval(limits.ping.0)
             .keep_alive_timeout(limits.ping.1);
-        let io = TokioIo::new(Watched::new(io, self.place));
+        let io = TokioIo::new(Watched::new(io, self.place, self.without_http2));
         let mut serving = pin!(builder.serve_connection_with_upgrades(io, service));
         let mut watching = pin!(watch(&conn, &limits));
         let why = tokio::select! {

@@ -140,6 +140,8 @@ async fn accept<S: Server>(
     let limits = Arc::new(limits);
     let tasks = TaskTracker::new();
     let leaving = CancellationToken::new();
+    let offered = acceptor.as_ref().map(|acceptor| &acceptor.config().alpn_protocols);
+    let without_http2 = offered.is_some_and(|all| !all.is_empty() && !all.iter().any(|p| p == b"h2"));
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
@@ -165,6 +167,7 @@ async fn accept<S: Server>(
             stop: leaving.clone(),
             remote,
             place,
+            without_http2,
         };
         let acceptor = acceptor.clone();
         tasks.spawn(async move {

@@ -106,6 +106,10 @@ async fn start(limits: Limits) -> Started {
 }
 
 async fn start_at(address: &str, limits: Limits) -> Started {
+    start_with(address, limits, &["h2", "http/1.1"]).await
+}
+
+async fn start_with(address: &str, limits: Limits, protocols: &[&str]) -> Started {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let made = rcgen::generate_simple_self_signed(["localhost".to_string()]).unwrap();
     let cert = made.cert.der().clone();
@@ -116,7 +120,7 @@ async fn start_at(address: &str, limits: Limits) -> Started {
         .with_no_client_auth()
         .with_single_cert(vec![cert.clone()], key)
         .unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(cert).unwrap();
     let socket = TcpListener::bind(address).await.unwrap();
@@ -223,6 +227,34 @@ async fn a_client_has_its_own_address_whatever_the_socket() {
         let _ = stream.read_to_string(&mut answer).await;
         assert!(answer.ends_with(&format!("\r\n{seen}")), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn where_http2_is_not_offered_nobody_speaks_it_all_the_same() {
+    let server = start_with("127.0.0.1:0", Limits::default(), &["http/1.1"]).await;
+    assert!(server.connect("h2").await.is_err());
+    // It was agreed on HTTP/1.1, and the other one begins, in one piece or byte by byte.
+    for piece in [24, 1] {
+        let mut other = server.connect("http/1.1").await.unwrap();
+        for part in b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".chunks(piece) {
+            other.write_all(part).await.unwrap();
+            other.flush().await.unwrap();
+        }
+        // A server that spoke it would send its settings.
+        let mut answer = [0; 64];
+        let read = timeout(Duration::from_secs(30), other.read(&mut answer)).await.unwrap();
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?} {answer:?}");
+    }
+    let mut one = server.connect("http/1.1").await.unwrap();
+    one.write_all(b"GET /small HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    one.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("small"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
