@@ -140,7 +140,13 @@ fn ports(text: &str) -> anyhow::Result<RangeInclusive<u16>> {
     };
     let (from, to) = match (text.split_once('-'), text.split_once('+')) {
         (Some((from, to)), None) => (number(from)?, number(to)?),
-        (None, Some((from, more))) => (number(from)?, number(from)?.saturating_add(number(more)?)),
+        (None, Some((from, more))) => {
+            let to = number(from)?.checked_add(number(more)?);
+            (
+                number(from)?,
+                to.context("the port range cannot be greater than 65535")?,
+            )
+        }
         (None, None) => (number(text)?, number(text)?),
         _ => bail!("either '-' or '+' can be used, not both"),
     };
@@ -251,6 +257,7 @@ mod tests {
             ("--service-account-max-token-expiration=10m", "1 hour"),
             ("--service-node-port-range=9-3", "--service-node-port-range"),
             ("--service-node-port-range=1-2+3", "--service-node-port-range"),
+            ("--service-node-port-range=60000+6000", "--service-node-port-range"),
             (
                 "--max-requests-inflight=0 --max-mutating-requests-inflight=0",
                 "positive",
