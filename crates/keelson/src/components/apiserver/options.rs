@@ -369,7 +369,11 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         api.server.leave().await;
         if failure.is_none() && !delay.is_zero() {
             api.server.announce_end();
-            tokio::time::sleep(delay).await;
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                // Who says it twice doesn't want to wait.
+                () = stopping.wait() => {}
+            }
         }
         beside.stop().await;
         api.stop().await;
