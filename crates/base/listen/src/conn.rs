@@ -262,11 +262,7 @@ impl<S: Server> Connection<S> {
             .initial_connection_window_size(4 * 1024 * 1024)
             .keep_alive_interval(limits.ping.0)
             .keep_alive_timeout(limits.ping.1);
-        // Whatever the handshake said: a connection that begins as if HTTP/2 were spoken ends.
-        if self.without_http2 {
-            builder = builder.http1_only();
-        }
-        let io = TokioIo::new(Watched::new(io, self.place));
+        let io = TokioIo::new(Watched::new(io, self.place, self.without_http2));
         let mut serving = pin!(builder.serve_connection_with_upgrades(io, service));
         let mut watching = pin!(watch(&conn, &limits));
         let why = tokio::select! {

@@ -8,16 +8,38 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+/// What HTTP/2 begins with. The library, told of HTTP/1.1 alone, answers it all the same where connections may be upgraded.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 pub struct Watched<T> {
     inner: T,
     place: Place,
+    /// How much of HTTP/2's beginning has arrived where that isn't spoken; `None`: nobody looks for it, or not any more.
+    preface: Option<usize>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl<T> Watched<T> {
-    pub fn new(inner: T, place: Place) -> Self {
+    /// Without HTTP/2 a connection ends that begins as if it were spoken, whatever the handshake said.
+    pub fn new(inner: T, place: Place, without_http2: bool) -> Self {
         let ended = Box::pin(place.conn().ended().clone().cancelled_owned());
-        Watched { inner, place, ended }
+        Watched {
+            inner,
+            place,
+            preface: without_http2.then_some(0),
+            ended,
+        }
+    }
+
+    fn look_for_preface(&mut self, arrived: &[u8]) -> Result<()> {
+        let Some(known) = self.preface else { return Ok(()) };
+        let rest = &PREFACE[known..];
+        let common = arrived.len().min(rest.len());
+        self.preface = (arrived[..common] == rest[..common]).then_some(known + common);
+        match self.preface {
+            Some(all) if all == PREFACE.len() => Err(Error::new(ErrorKind::InvalidData, "HTTP/2 isn't spoken here")),
+            _ => Ok(()),
+        }
     }
 
     fn check(&mut self, cx: &mut Context<'_>) -> Result<()> {
@@ -33,8 +55,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
         self.check(cx)?;
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
+        let arrived = &buf.filled()[before..];
+        if !arrived.is_empty() {
             self.place.conn().arrived();
+            self.look_for_preface(arrived)?;
         }
         Poll::Ready(Ok(()))
     }
