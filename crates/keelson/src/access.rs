@@ -208,7 +208,6 @@ impl Access {
             config: self.admission_control_config_file,
             enable: self.enable_admission_plugins.unwrap_or_default(),
             disable: self.disable_admission_plugins.unwrap_or_default(),
-            ..admission::Options::default()
         };
         Ok(Settings {
             authentication,

@@ -48,7 +48,7 @@ fn starting(enable: &[&str], configuration: Option<(&Dir, &str)>) -> Api {
     let options = admission::Options {
         config,
         enable: enable.iter().map(ToString::to_string).collect(),
-        ..admission::Options::default()
+        disable: Vec::new(),
     };
     let settings = options.resolve().unwrap();
     Api::starting_with(Memory::new(), |config| config.admission = settings)

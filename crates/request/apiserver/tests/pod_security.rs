@@ -33,7 +33,6 @@ async fn serving(configuration: &str, disable: &[&str]) -> Api {
             .map(String::from)
             .to_vec(),
         disable: disable.iter().map(|d| (*d).to_string()).collect(),
-        ..admission::Options::default()
     };
     let settings = options.resolve().unwrap();
     std::fs::remove_file(&file).unwrap();

@@ -249,19 +249,10 @@ impl Options {
             .collect::<Result<_, _>>()?;
         let keys = ServiceAccountKeys::with(&secure::read(&self.service_account_signing_key_file)?, &taken)
             .context("--service-account-signing-key-file, --service-account-key-file")?;
-        let own = format!(
-            "https://{}:{}/openid/v1/jwks",
-            match &self.serving.external_hostname {
-                Some(host) => host.clone(),
-                None => families::host(config.node_ip()),
-            },
-            config.api_port
-        );
         let mut api = keelson_apiserver::Config {
             advertise_address: config.node_ip(),
             advertise_port: config.api_port,
             service_cidrs: self.service_ranges()?,
-            jwks_uri: self.service_account_jwks_uri.clone().unwrap_or(own),
             api_audiences: match config.access.api_audiences.as_slice() {
                 [] => self.service_account_issuer.clone(),
                 given => given.to_vec(),
@@ -284,6 +275,11 @@ impl Options {
             ..keelson_apiserver::Config::new(keys)
         };
         self.serving.apply(&mut api)?;
+        let here = || format!("{}:{}", families::host(config.node_ip()), config.api_port);
+        api.jwks_uri = self.service_account_jwks_uri.clone().unwrap_or_else(|| {
+            let address = api.external_address().unwrap_or_else(here);
+            format!("https://{address}/openid/v1/jwks")
+        });
         Ok(api)
     }
 
@@ -426,6 +422,10 @@ mod tests {
         );
         let api = options.api_config(&config).unwrap();
         assert_eq!(api.issuer, "https://127.0.0.1:45999/");
+        assert_eq!(api.jwks_uri, "https://127.0.0.1:45999/openid/v1/jwks");
+        let outside = parse("kube-apiserver", &format!("{line} --external-hostname=fd00::1")).unwrap();
+        let told = outside.api_config(&config).unwrap().jwks_uri;
+        assert_eq!(told, "https://[fd00::1]:45999/openid/v1/jwks");
         assert_eq!(api.kubernetes_service_ip().to_string(), "10.0.0.1");
         assert_eq!(api.service_account_keys.jwks()["keys"].as_array().unwrap().len(), 1);
         assert!(api.audit.is_none());

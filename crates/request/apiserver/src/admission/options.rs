@@ -22,8 +22,6 @@ pub struct Options {
     pub enable: Vec<String>,
     /// `--disable-admission-plugins`
     pub disable: Vec<String>,
-    /// `--default-not-ready-toleration-seconds`, `--default-unreachable-toleration-seconds`
-    pub toleration_seconds: DefaultTolerationSeconds,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -31,6 +29,7 @@ pub struct Settings {
     /// Plug-ins that run besides the usual ones, and those that don't run.
     pub enabled: Vec<String>,
     pub disabled: Vec<String>,
+    /// `--default-not-ready-toleration-seconds`, `--default-unreachable-toleration-seconds`
     pub toleration_seconds: DefaultTolerationSeconds,
     pub pod_security: Arc<pod_security::Settings>,
     pub event_rate: event_rate::Settings,
@@ -161,7 +160,6 @@ impl Options {
         let mut settings = Settings {
             enabled: self.enable.clone(),
             disabled: self.disable.clone(),
-            toleration_seconds: self.toleration_seconds,
             ..Settings::default()
         };
         if let Some(path) = &self.config {

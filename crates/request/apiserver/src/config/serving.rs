@@ -1,6 +1,8 @@
 //! What kube-apiserver's flags say of requests, tokens and defaults; without flags it is as here.
 
 use http::HeaderValue;
+use keelson_registry::engine::EVENT_TTL;
+use keelson_registry::resources::ServiceRanges;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -33,8 +35,8 @@ impl Default for Serving {
         Serving {
             request_timeout: Duration::from_secs(60),
             min_request_timeout: Duration::from_secs(1800),
-            event_ttl: Some(Duration::from_secs(3600)),
-            node_ports: 30000..=32767,
+            event_ttl: Some(EVENT_TTL),
+            node_ports: ServiceRanges::default().node_ports,
             kubelet_address_types: types.map(Into::into).to_vec(),
             max_token_expiration: None,
             extends_tokens: true,

@@ -32,6 +32,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How long events are kept unless somebody says otherwise.
+pub const EVENT_TTL: Duration = Duration::from_secs(3600);
+
 /// Tells the time; tests and simulations bring their own.
 pub type Clock = Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
 
@@ -73,7 +76,7 @@ impl Engine {
             service_ranges: ServiceRanges::default(),
             node_ports: NodePorts::default(),
             observer: Arc::new(observed::Nobody),
-            event_ttl: Some(Duration::from_secs(3600)),
+            event_ttl: Some(EVENT_TTL),
         }
     }
     pub fn with_clock(mut self, clock: Clock) -> Self {
