@@ -1,6 +1,8 @@
 //! What stands in files, whenever it is something else.
 
 use crate::{Watch, read};
+use std::convert::Infallible;
+use std::fmt::Display;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -59,6 +61,22 @@ impl Contents {
             if self.known.as_ref() != Some(&found) {
                 return Ok(self.known.insert(found));
             }
+        }
+    }
+
+    /// Has each content taken, for ever. One that can't be read, or that `take` refuses, is told: what was there before goes on.
+    pub async fn each<E>(mut self, take: impl Fn(&[Vec<u8>]) -> Result<(), E>) -> Infallible
+    where
+        E: Display + From<io::Error>,
+    {
+        let mut is_first = self.known.is_none();
+        loop {
+            match self.changed().await.map_err(E::from).and_then(&take) {
+                Ok(()) if is_first => {}
+                Ok(()) => tracing::info!(files = ?self.files, "what these files say now is in force"),
+                Err(e) => tracing::warn!(files = ?self.files, "what these files said before stays in force: {e:#}"),
+            }
+            is_first = false;
         }
     }
 

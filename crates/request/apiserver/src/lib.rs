@@ -44,6 +44,7 @@ pub mod webhook;
 
 pub use config::Config;
 pub use metrics::process::write as write_process_metrics;
+pub use renew::CertificateFiles;
 pub use request::user::LOCAL_STORAGE;
 pub use request::{Body, RequestContext, RequestInfo, UserInfo};
 pub use serve::{ApiService, InProcessIdentity, Loopback};

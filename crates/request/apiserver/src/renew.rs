@@ -1,6 +1,10 @@
 //! Certificates of a running server, renewed before they end: serving, kubelet client, front-proxy client. And whom it trusts, as
 //! authorities follow one another: clients, kubelets, and what the cluster is told of it.
 
+mod files;
+
+pub use files::{CertificateFiles, follow};
+
 use crate::bootstrap::{self, Trust as Told};
 use crate::connect::{ClientTls, Trust};
 use crate::serve::tls::ServingCert;

@@ -28,7 +28,7 @@ use crate::live::{self, Sink};
 use crate::metrics::Metrics;
 use crate::nonresource;
 use crate::openapi::OpenApi;
-use crate::renew;
+use crate::renew::{self, CertificateFiles};
 use crate::request::{Intake, UserInfo};
 use crate::serve::listener::{Limits, Listener};
 use crate::serve::tls::{self, ServingCert};
@@ -157,6 +157,12 @@ impl ApiServer {
                 () = stop.cancelled() => {}
             }
         });
+    }
+
+    /// The same of what somebody else renews, in files.
+    pub fn follow_certificates(&self, files: CertificateFiles) {
+        let (state, stop) = (Arc::downgrade(&self.state), self.stop.clone());
+        tokio::spawn(async move { stop.run_until_cancelled(renew::follow(state, files)).await });
     }
 
     /// Who came by certificates of a former authority.

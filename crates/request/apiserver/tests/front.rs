@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "front/files.rs"]
+mod files;
 mod harness;
 #[path = "front/revoked.rs"]
 mod revoked;
@@ -18,7 +20,7 @@ use keelson_apiserver::audit::{Policy, Settings};
 use keelson_apiserver::connect::{ClientTls, Target, Trust};
 use keelson_apiserver::serve::tls::ServingCert;
 use keelson_apiserver::{ApiServer, Body, Config};
-use keelson_pki::{CertSpec, Pki, San};
+use keelson_pki::{CertSpec, Issued, Pki, San};
 use keelson_store::Memory;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -81,7 +83,9 @@ impl Front {
     }
 
     fn target(&self, identity: Option<&CertSpec>) -> Target {
-        let issued = identity.map(|spec| self.pki.ca.issue(spec).unwrap());
+        self.target_of(identity.map(|spec| self.pki.ca.issue(spec).unwrap()))
+    }
+    fn target_of(&self, issued: Option<Issued>) -> Target {
         let identity = issued.as_ref().map(|i| (i.cert_pem.as_str(), i.key_pem.as_str()));
         let config = ClientTls::config(Trust::Bundle(self.pki.ca.cert_pem()), identity).unwrap();
         let address = format!("127.0.0.1:{}", self.port);

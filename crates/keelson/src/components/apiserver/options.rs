@@ -12,12 +12,14 @@ use crate::components::{Gates, LogOptions};
 use crate::config::{Config, Options as ServerOptions};
 use crate::process::Ended;
 use crate::store::Opened;
+use crate::supervise::Supervisor;
 use crate::traces;
 use crate::{families, process};
 use anyhow::{Context, ensure};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use ipnet::IpNet;
+use keelson_apiserver::CertificateFiles;
 use keelson_apiserver::serve::tls::ServingCert;
 use keelson_pki::authority::{Authority, CertSpec};
 use keelson_pki::{San, ServiceAccountKeys, files};
@@ -283,6 +285,20 @@ impl Options {
         Ok(api)
     }
 
+    /// Files of certificates, which somebody else renews, count anew whenever they say something else.
+    fn follow(&self, api: &Api, components: &mut Supervisor, cert: &Arc<ServingCert>) {
+        let pair = |cert: &Option<PathBuf>, key: &Option<PathBuf>| cert.clone().zip(key.clone());
+        let own = pair(&self.tls_cert_file, &self.tls_private_key_file);
+        self.tls.follow(components, own.map(Into::into), cert);
+        api.server.follow_certificates(CertificateFiles {
+            client_ca: Some(self.client_ca_file.clone()),
+            front_proxy_ca: self.requestheader_client_ca_file.clone(),
+            kubelet_ca: self.kubelet_certificate_authority.clone(),
+            kubelet_client: pair(&self.kubelet_client_certificate, &self.kubelet_client_key),
+            front_proxy_client: pair(&self.proxy_client_cert_file, &self.proxy_client_key_file),
+        });
+    }
+
     /// The serving certificate: as given, as found, or made.
     fn certificate(&self, config: &Config) -> anyhow::Result<Arc<ServingCert>> {
         if let (Some(cert), Some(key)) = (&self.tls_cert_file, &self.tls_private_key_file) {
@@ -339,8 +355,9 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
                 tracer: traces::of(config.tracing.as_ref(), "apiserver", &config.node_name)?,
                 ..api_config
             };
-            let api = Api::start(api_config, config.store.seen(sealing.store()), cert, socket)?;
-            let mut beside = crate::supervise::Supervisor::default();
+            let api = Api::start(api_config, config.store.seen(sealing.store()), cert.clone(), socket)?;
+            let mut beside = Supervisor::default();
+            options.follow(&api, &mut beside, &cert);
             if let Some(interval) = config.compaction {
                 crate::assemble::compaction(&mut beside, store.store(), interval);
             }

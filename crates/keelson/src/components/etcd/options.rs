@@ -4,7 +4,7 @@
 
 use super::{Front, listen};
 use crate::components::LogOptions;
-use crate::components::front::secure;
+use crate::components::front::{secure, tls};
 use crate::config::absolute;
 use crate::process;
 use crate::store::{self, Choice, Opened};
@@ -14,6 +14,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use http::Uri;
 use keelson_apiserver::serve::tls::ServingCert;
+use keelson_pki::verify::Live;
 use keelson_store::{embedded, serve};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -169,8 +170,8 @@ impl Options {
 
     async fn start(&self, data_dir: &Path) -> anyhow::Result<(Opened, Supervisor)> {
         let cert = self.certificate()?;
-        let clients = match &self.trusted_ca_file {
-            Some(file) => Some(secure::roots(&secure::read(file)?).context("--trusted-ca-file")?),
+        let clients: Option<Live> = match &self.trusted_ca_file {
+            Some(file) => Some(secure::roots(&secure::read(file)?).context("--trusted-ca-file")?.into()),
             None => None,
         };
         let engine = embedded::Options {
@@ -183,11 +184,25 @@ impl Options {
         };
         let api = serve::Api::new(store.clone(), self.serve_options()?);
         let mut components = Supervisor::default();
+        if let (Some(cert_file), Some(key), Some(cert)) = (&self.cert_file, &self.key_file, &cert) {
+            tls::follow_pair(
+                &mut components,
+                "etcd-certificate",
+                [cert_file.clone(), key.clone()],
+                cert,
+            );
+        }
+        if let (Some(file), Some(clients)) = (&self.trusted_ca_file, clients.clone()) {
+            tls::followed(&mut components, "etcd-authorities", vec![file.clone()], move |found| {
+                clients.replace(secure::roots(tls::text(&found[0])?)?);
+                Ok(())
+            });
+        }
         for (urls, flag, front) in [
             (
                 &self.listen_client_urls,
                 "--listen-client-urls",
-                Front::new(api.clone(), clients.map(Into::into)),
+                Front::new(api.clone(), clients),
             ),
             (
                 &self.listen_metrics_urls,

@@ -3,7 +3,7 @@
 //! Client certificates count if `--client-ca-file` vouches for them, or else who the cluster's ConfigMap
 //! `kube-system/extension-apiserver-authentication` names; tokens are reviewed by the API server.
 
-use super::tls::TlsOptions;
+use super::tls::{TlsOptions, followed, text as pem};
 use super::{Front, Reply, reply, text};
 use crate::supervise::Supervisor;
 use anyhow::Context;
@@ -101,6 +101,8 @@ impl Options {
             authorities: RwLock::new(known),
         });
         let (cert, offer) = (self.certificate(address.ip())?, self.tls.offer()?);
+        let own = self.tls_cert_file.clone().zip(self.tls_private_key_file.clone());
+        self.tls.follow(components, own.map(Into::into), &cert);
         let address = super::everywhere(address);
         let listen = move || async move {
             let bound = TcpListener::bind(address).await;
@@ -120,12 +122,17 @@ impl Options {
                 keelson_listen::run(socket, tls, server, limits(), stop).await
             }
         });
-        if self.client_ca_file.is_none() {
-            components.spawn("client-authorities", move |stop| {
+        const NAME: &str = "client-authorities";
+        match &self.client_ca_file {
+            Some(file) => followed(components, NAME, vec![file.clone()], move |found| {
+                *server.authorities.write() = roots(pem(&found[0])?)?;
+                Ok(())
+            }),
+            None => components.spawn(NAME, move |stop| {
                 let server = server.clone();
                 let take = move |roots| *server.authorities.write() = roots;
                 follow_authorities(authentication.clone(), take, stop)
-            });
+            }),
         }
         Ok(())
     }

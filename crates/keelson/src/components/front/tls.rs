@@ -1,11 +1,16 @@
 //! What of TLS a listener offers and shows, by upstream's flags.
 
 use super::secure::read;
+use crate::supervise::Supervisor;
 use anyhow::Context;
 use clap::{ArgAction, Args};
 use keelson_apiserver::serve::tls::{Named, Offer, ServingCert};
-use std::path::Path;
+use keelson_follow::Contents;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// No certificate, key or bundle is larger.
+const MOST: u64 = 1 << 20;
 
 #[derive(Args, Clone, Debug, Default)]
 #[group(id = "tls")]
@@ -43,19 +48,71 @@ impl TlsOptions {
 
     /// The certificate that is shown, and those for other names beside it.
     pub fn certificate(&self, cert_pem: &str, key_pem: &str) -> anyhow::Result<Arc<ServingCert>> {
-        let others = self.tls_sni_cert_key.iter().map(|said| {
+        ServingCert::with(cert_pem, key_pem, self.named()?)
+    }
+
+    /// What stands in the files anew is shown from then on.
+    pub fn follow(&self, components: &mut Supervisor, own: Option<[PathBuf; 2]>, cert: &Arc<ServingCert>) {
+        if let Some(files) = own {
+            follow_pair(components, "serving-certificate", files, cert);
+        }
+        if !self.tls_sni_cert_key.is_empty() {
+            let said = self.tls_sni_cert_key.iter().filter_map(|said| pair(said).ok());
+            let files = said.flat_map(|(files, _)| files.map(PathBuf::from)).collect();
+            let (options, cert) = (self.clone(), cert.clone());
+            let take = move |_: &[Vec<u8>]| cert.replace_named(options.named()?);
+            followed(components, "certificates-for-names", files, take);
+        }
+    }
+
+    fn named(&self) -> anyhow::Result<Vec<Named>> {
+        let each = self.tls_sni_cert_key.iter().map(|said| {
             let of = || format!("--tls-sni-cert-key {said}");
             named(said).with_context(of)
         });
-        ServingCert::with(cert_pem, key_pem, others.collect::<Result<_, _>>()?)
+        each.collect()
     }
 }
 
-fn named(said: &str) -> anyhow::Result<Named> {
+/// Certificate and key.
+pub fn follow_pair(components: &mut Supervisor, name: &'static str, files: [PathBuf; 2], cert: &Arc<ServingCert>) {
+    let cert = cert.clone();
+    let take = move |found: &[Vec<u8>]| cert.replace(text(&found[0])?, text(&found[1])?);
+    followed(components, name, files.to_vec(), take);
+}
+
+/// Has whatever stands in files taken, until the component ends.
+pub fn followed(
+    components: &mut Supervisor,
+    name: &'static str,
+    files: Vec<PathBuf>,
+    take: impl Fn(&[Vec<u8>]) -> anyhow::Result<()> + Send + Sync + 'static,
+) {
+    let take = Arc::new(take);
+    components.spawn(name, move |stop| {
+        let (files, take) = (files.clone(), take.clone());
+        async move {
+            stop.run_until_cancelled(Contents::of(files, MOST).each(&*take)).await;
+            Ok(())
+        }
+    });
+}
+
+pub fn text(pem: &[u8]) -> anyhow::Result<&str> {
+    std::str::from_utf8(pem).context("it isn't PEM")
+}
+
+/// The files and the names of `CERT,KEY:NAME,…`.
+fn pair(said: &str) -> anyhow::Result<([&str; 2], &str)> {
     let (files, names) = said.split_once(':').unwrap_or((said, ""));
     let (cert, key) = files
         .split_once(',')
         .context("expected comma separated certificate and key file paths")?;
+    Ok(([cert, key], names))
+}
+
+fn named(said: &str) -> anyhow::Result<Named> {
+    let ([cert, key], names) = pair(said)?;
     let names = names.split(',').filter(|name| !name.is_empty()).map(Into::into);
     Named::new(read(Path::new(cert))?, read(Path::new(key))?, names.collect())
 }

@@ -119,17 +119,17 @@ impl Following {
         let pair = pair.zip(served).map(|((cert, key), served)| {
             let take = move |found: &[Vec<u8>]| {
                 *served.0.write() = Arc::new(certified(&found[0], &found[1])?);
-                Ok("certificate")
+                anyhow::Ok(())
             };
-            each(vec![cert, key], own, take)
+            Contents::of([cert, key], MOST).known(own).each(take)
         });
         let authorities = client_ca.map(|path| {
             let from = path.clone();
             let take = move |found: &[Vec<u8>]| {
                 clients.replace(authorities(&found[0], &from)?);
-                Ok("bundle of authorities")
+                anyhow::Ok(())
             };
-            each(vec![path], known, take)
+            Contents::of([path], MOST).known(known).each(take)
         });
         let following = async {
             tokio::join!(OptionFuture::from(pair), OptionFuture::from(authorities));
@@ -137,17 +137,6 @@ impl Following {
         tokio::select! {
             () = stop.cancelled() => {}
             () = following => {}
-        }
-    }
-}
-
-/// Takes each content of files, or says why it isn't taken.
-async fn each(files: Vec<PathBuf>, known: Vec<Vec<u8>>, take: impl Fn(&[Vec<u8>]) -> anyhow::Result<&'static str>) {
-    let mut contents = Contents::of(files.clone(), MOST).known(known);
-    loop {
-        match contents.changed().await.map_err(Into::into).and_then(&take) {
-            Ok(what) => tracing::info!(?files, "the kubelet goes by a new {what}"),
-            Err(e) => tracing::warn!(?files, "the kubelet goes on with what it had: {e:#}"),
         }
     }
 }

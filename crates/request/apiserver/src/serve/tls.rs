@@ -30,39 +30,54 @@ pub fn provider() -> Arc<CryptoProvider> {
 #[derive(Debug)]
 pub struct ServingCert {
     own: RwLock<Arc<CertifiedKey>>,
-    /// By names in lower case, `*.` for any one label.
-    named: HashMap<String, Arc<CertifiedKey>>,
+    named: RwLock<ByName>,
 }
+
+/// By names in lower case, `*.` for any one label.
+type ByName = HashMap<String, Arc<CertifiedKey>>;
 
 impl ServingCert {
     pub fn new(cert_pem: &str, key_pem: &str) -> Result<Arc<Self>> {
         Self::with(cert_pem, key_pem, Vec::new())
     }
-    /// With certificates and keys for names; of several for one the first counts, and who was told a name before who says it himself.
+    /// With certificates and keys for names.
     pub fn with(cert_pem: &str, key_pem: &str, others: Vec<Named>) -> Result<Arc<Self>> {
-        let mut named = HashMap::new();
-        let (told, own): (Vec<_>, Vec<_>) = others.into_iter().partition(|other| other.is_told);
-        for other in told.into_iter().chain(own) {
-            let key = certified(&other.cert_pem, &other.key_pem)?;
-            for name in other.names {
-                named.entry(name.to_lowercase()).or_insert_with(|| key.clone());
-            }
-        }
-        let own = RwLock::new(certified(cert_pem, key_pem)?);
-        Ok(Arc::new(ServingCert { own, named }))
+        Ok(Arc::new(ServingCert {
+            own: RwLock::new(certified(cert_pem, key_pem)?),
+            named: RwLock::new(by_name(others)?),
+        }))
     }
     /// New connections get the new certificate.
     pub fn replace(&self, cert_pem: &str, key_pem: &str) -> Result<()> {
         *self.own.write() = certified(cert_pem, key_pem)?;
         Ok(())
     }
+    /// The same of all those for names.
+    pub fn replace_named(&self, others: Vec<Named>) -> Result<()> {
+        *self.named.write() = by_name(others)?;
+        Ok(())
+    }
 
     fn of_name(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         let name = name.to_lowercase();
         let any = || Some(format!("*.{}", name.split_once('.')?.1));
-        let found = self.named.get(&name);
-        found.or_else(|| self.named.get(&any()?)).cloned()
+        let named = self.named.read();
+        let found = named.get(&name);
+        found.or_else(|| named.get(&any()?)).cloned()
     }
+}
+
+/// Of several for one name the first counts, and who was told a name before who says it himself.
+fn by_name(others: Vec<Named>) -> Result<ByName> {
+    let mut named = ByName::new();
+    let (told, own): (Vec<_>, Vec<_>) = others.into_iter().partition(|other| other.is_told);
+    for other in told.into_iter().chain(own) {
+        let key = certified(&other.cert_pem, &other.key_pem)?;
+        for name in other.names {
+            named.entry(name.to_lowercase()).or_insert_with(|| key.clone());
+        }
+    }
+    Ok(named)
 }
 
 impl ResolvesServerCert for ServingCert {
@@ -115,11 +130,10 @@ pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
 
 fn certified(cert_pem: &str, key_pem: &str) -> Result<Arc<CertifiedKey>> {
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| anyhow::anyhow!("no PEM key: {e}"))?;
-    let key = provider()
-        .key_provider
-        .load_private_key(key)
-        .context("loading the serving key")?;
-    Ok(Arc::new(CertifiedKey::new(certificates(cert_pem)?, key)))
+    let chain = certificates(cert_pem)?;
+    ensure!(!chain.is_empty(), "no PEM certificates");
+    let both = CertifiedKey::from_der(chain, key, &provider());
+    Ok(Arc::new(both.context("certificate and key don't belong together")?))
 }
 
 /// Certificates of authorities.
@@ -165,6 +179,16 @@ mod tests {
             let refused = named(&own, &["a", wrong]).err().map(|e| e.to_string());
             assert!(refused.is_some_and(|why| why.contains(wrong)), "{wrong}");
         }
+        cert.replace_named(vec![named(&says, &[]).unwrap()]).unwrap();
+        assert_eq!(
+            cert.of_name("a.example").map(|key| key.cert.clone()),
+            Some(certificates(&says.cert_pem).unwrap())
+        );
+        assert!(cert.of_name("x.b.example").is_none());
+        // Half of a pair that is being written: what was there goes on.
+        assert!(cert.replace(&says.cert_pem, &own.key_pem).is_err());
+        assert!(cert.replace("", &own.key_pem).is_err());
+        assert_eq!(cert.own.read().cert, certificates(&own.cert_pem).unwrap());
         let nameless = CertSpec::server("a", Vec::new());
         let nameless = Authority::generate("ca").unwrap().issue(&nameless).unwrap();
         assert!(named(&nameless, &[]).is_err() && named(&nameless, &["a"]).is_ok());
