@@ -9,7 +9,7 @@ KEELSON = $(CURDIR)/$(OUT)/keelson
 # The lists of SIGs: what upstream's suite has beside [Conformance].
 SUITES = $(filter-out %/all.txt %/passing.txt %/quick.txt %/gateway.txt,$(wildcard conformance/lists/*.txt))
 
-.PHONY: help deps build up down test check unit cluster-test console-test conformance suites gateway registry quick differential swap kubeadm clients bench scheduler-perf release fuzz schema proto lists
+.PHONY: help deps build up down test check unit cluster-test console-test conformance suites gateway registry quick differential swap kubeadm clients bench bench-requests bench-compare profiles scheduler-perf release fuzz schema proto lists
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -95,6 +95,25 @@ console-test: build
 ## make bench       figures beside upstream's, in one run
 bench: build
 	@KEELSON=$(KEELSON) bench/run.sh
+
+# The load generator is built as what it measures is.
+LOAD = $(CURDIR)/$(OUT)/request-bench
+bench-requests bench-compare profiles: export LOAD := $(LOAD)
+$(LOAD): .FORCE
+	cargo build --profile $(PROFILE) --locked -p keelson-load
+.PHONY: .FORCE
+
+## make bench-requests  what requests cost our API server and upstream's, in CPU time of the servers; QUICK=1 for minutes, ROWS=regex; goes on where it was interrupted
+bench-requests: build $(LOAD)
+	@KEELSON=$(KEELSON) bench/requests.sh
+
+## make bench-compare   REV=revision: the same of this tree and of another revision, in pairs, and a verdict for each row
+bench-compare: build $(LOAD)
+	@KEELSON=$(KEELSON) PROFILE=$(PROFILE) bench/compare.sh $(REV)
+
+## make profiles    where the CPU time of hot rows goes, as flame graphs in docs/profiles; ROWS=regex
+profiles: deps $(LOAD)
+	@PROFILE=$(PROFILE) bench/profiles.sh
 
 ## make scheduler-perf  scheduler_perf's workloads against our scheduler, decisions alone and bound through the API; PERF='--help' tells more
 # Upstream's own: PERF="--workloads $$(go env GOMODCACHE)/k8s.io/kubernetes@v1.37.2/test/integration/scheduler_perf --run '^SchedulingBasic/5000Nodes$$'"

@@ -25,22 +25,12 @@ rows = [
     ('pod create to Running, image present', 'ms', apibench(ours, 'pod-latency'), apibench(theirs, 'pod-latency')),
     ('50 pods Ready', 'ms', apibench(ours, 'deploy-50'), apibench(theirs, 'deploy-50')),
     ('program, stripped', 'MiB', raw.get(('keelson', 'size')), None),
-    ('list 5,000 pods (27 MB)', 'ms', apibench(ours, 'list-5000'), apibench(theirs, 'list-5000')),
 ]
-rates = [
-    ('create a ConfigMap of 1 KiB, one client', 'create-seq'),
-    ('the same, 16 clients', 'create-16'),
-    ('get, one client', 'get-seq'),
-    ('the same, 16 clients', 'get-16'),
-    ("patch a pod's status, one client", 'patch-status-seq'),
-    ('the same, 16 clients', 'patch-status-16'),
-]
-rows += [(n, 'per s', apibench(ours, k, 'ops_per_s'), apibench(theirs, k, 'ops_per_s')) for n, k in rates]
 print('| figure | unit | Keelson | upstream | ratio |\n|---|---|---|---|---|')
 for name, unit, a, b in rows:
     show = lambda v: f'{statistics.median(v):.2f} ({min(v):.2f}–{max(v):.2f}, n={len(v)})' if v else '–'
     x, y = (statistics.median(v) if v else None for v in (a, b))
-    # How many times better: less is better, but for rates.
-    better = None if not (a and b) else x / y if unit == 'per s' else y / max(x, 0.001)
+    # How many times better: less is better.
+    better = y / max(x, 0.001) if a and b else None
     ratio = f'{better:.1f}×' if better else '–'
     print(f'| {name} | {unit} | {show(a)} | {show(b)} | {ratio} |')

@@ -232,6 +232,8 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-store",
         ],
     ),
+    // Asks API servers from outside; what it needs are certificates and kubeconfigs.
+    ("keelson-load", &["keelson-pki"]),
     // Plays a benchmark: a server and a scheduler in one process, or decisions alone.
     (
         "keelson-scheduler-perf",

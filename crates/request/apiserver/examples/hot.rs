@@ -55,7 +55,7 @@ fn args() -> Result<Args> {
     Ok(args)
 }
 
-/// A pod like those of `bench/apibench`.
+/// A pod like those of `bench/load`.
 fn pod(name: &str) -> String {
     let env: Vec<String> = (0..30)
         .map(|i| format!(r#"{{"name":"SOME_VARIABLE_{i}","value":"some-value-of-a-typical-length-{i}"}}"#))
