@@ -1,7 +1,7 @@
 #!/bin/bash
 # profiles.sh: where the CPU time of hot rows goes, as flame graphs in docs/profiles, one a row. The program is built once more, with symbols and frame pointers, in
 # target/profiles: by these perf follows calls at little cost.
-# env: ROWS=regex of ROW/CLIENTS, PROFILE (release), LOAD=request-bench, KEELSON=a program that has symbols already, QUICK=1
+# env: ROWS=regex of ROW/CLIENTS, PROFILE (release), LOAD=request-bench, KEELSON=a program that has symbols already, UNWIND=dwarf if it has no frame pointers, QUICK=1
 set -euo pipefail
 cd "$(dirname "$0")/.."
 LOAD=${LOAD:-target/release/request-bench} PROFILE=${PROFILE:-release} OUT=${OUT:-bench/out}
@@ -12,5 +12,5 @@ if [ -z "${KEELSON:-}" ]; then
     --config 'target."cfg(all())".rustflags=["-Cforce-frame-pointers=yes"]'
   KEELSON=target/profiles/$([ "$PROFILE" = dev ] && echo debug || echo "$PROFILE")/keelson
 fi
-"$LOAD" profile --side "keelson=keelson:$KEELSON" --dir "$OUT/run" --out docs/profiles --rows "$ROWS" ${QUICK:+--quick}
+"$LOAD" profile --side "keelson=keelson:$KEELSON" --dir "$OUT/run" --out docs/profiles --rows "$ROWS" --unwind "${UNWIND:-fp}" ${QUICK:+--quick}
 find docs/profiles -name '*.svg' -size +150k | { ! grep . || { echo "these graphs are larger than 150 KB" >&2; exit 1; }; }

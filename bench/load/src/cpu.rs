@@ -4,9 +4,10 @@
 //! (`/proc/PID/task/*/schedstat`) don't.
 
 use anyhow::{Context, Result};
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// What all of these processes have had so far.
@@ -26,12 +27,22 @@ pub fn own() -> Duration {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
-/// Which cores servers have, and which the load generator: the last is its own where there are several.
-pub fn cores() -> (Vec<usize>, Vec<usize>) {
-    let all: Vec<usize> = (0..std::thread::available_parallelism().map_or(1, usize::from)).collect();
-    match all.as_slice() {
-        [servers @ .., own] if !servers.is_empty() => (servers.to_vec(), vec![*own]),
-        _ => (all.clone(), all),
+/// The cores that this process was started on, whatever it has confined itself to since.
+pub fn all_cores() -> &'static [usize] {
+    static CORES: OnceLock<Vec<usize>> = OnceLock::new();
+    CORES.get_or_init(|| {
+        let mine = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+        (0..CpuSet::count())
+            .filter(|core| mine.is_set(*core).unwrap_or_default())
+            .collect()
+    })
+}
+
+/// Which of these servers have, and which the load generator: the last is its own where there are several.
+pub fn shared(all: &[usize]) -> (&[usize], &[usize]) {
+    match all {
+        [servers @ .., _] if !servers.is_empty() => all.split_at(servers.len()),
+        _ => (all, all),
     }
 }
 
@@ -50,9 +61,24 @@ mod tests {
     use std::time::Instant;
 
     #[test]
+    fn the_load_generator_has_a_core_of_its_own_where_there_are_two_and_goes_on_having_it() {
+        assert_eq!(shared(&[2, 3, 5]), (&[2, 3][..], &[5][..]));
+        assert_eq!(shared(&[4]), (&[4][..], &[4][..]));
+        std::thread::spawn(|| {
+            let all = all_cores();
+            let (_, own) = shared(all);
+            stay_on(own).unwrap();
+            assert_eq!(std::thread::available_parallelism().unwrap().get(), own.len());
+            assert_eq!(all_cores(), all);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
     fn time_of_threads_that_have_ended_counts() {
         let before = spent(&[std::process::id()]).unwrap();
-        let busy = || {
+        let busy = move || {
             let began = Instant::now();
             while own() - before < Duration::from_millis(30) && began.elapsed() < Duration::from_secs(20) {
                 std::hint::spin_loop();
@@ -60,6 +86,6 @@ mod tests {
         };
         std::thread::spawn(busy).join().unwrap();
         assert!(spent(&[std::process::id()]).unwrap() - before >= Duration::from_millis(30));
-        assert!(spent(&[u32::MAX >> 1]).is_err());
+        assert!(spent(&[1 << 27]).is_err());
     }
 }

@@ -111,22 +111,13 @@ fn function(line: &str) -> String {
     // What parameters are made of says little and takes much.
     let (mut short, mut depth) = (String::new(), 0usize);
     for letter in name.chars() {
-        match letter {
-            '<' => {
-                depth += 1;
-                if depth == 2 {
-                    short.push_str("<…");
-                }
-            }
-            '>' => {
-                depth = depth.saturating_sub(1);
-                if depth == 1 {
-                    short.push('>');
-                }
-            }
-            _ if depth < 2 => short.push(letter),
+        depth += usize::from(letter == '<');
+        match (letter, depth) {
+            ('<', 2) => short.push_str("<…"),
+            (_, ..2) | ('>', 2) => short.push(letter),
             _ => {}
         }
+        depth = depth.saturating_sub(usize::from(letter == '>'));
     }
     if short.is_empty() {
         "[unknown]".into()

@@ -4,7 +4,7 @@
 
 use crate::drive::{Bounds, Pace, Taken, drive};
 use crate::measure::Sizes;
-use crate::objects::{self, SOME};
+use crate::objects;
 use crate::plan::Plan;
 use crate::target::{Connection, Head, Target};
 use crate::world::{JSON, World, create};
@@ -70,7 +70,7 @@ impl Contest {
         world.until_there_for(&target, &maps).await?;
         Ok(Contest {
             target,
-            get: Arc::new(Plan::new(Head::get(JSON), &format!("{maps}/c-{{i}}")).objects(SOME)),
+            get: Arc::new(Plan::new(Head::get(JSON), &format!("{maps}/c-{{i}}")).objects(world.some)),
             create: Arc::new(create(&world.path("made", "configmaps"), &objects::config_map(&name))),
             asked: 0,
             command: vec![world.path("many", "pods"), world.path("made", "configmaps")],

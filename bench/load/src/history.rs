@@ -1,5 +1,6 @@
 //! The history: a line of JSON for each figure, so that runs can be held against each other, and go on where they were interrupted.
 
+use crate::cpu;
 use crate::measure::Figures;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -40,7 +41,7 @@ impl Machine {
         let info = read("/proc/cpuinfo");
         let model = info.lines().find_map(|line| line.strip_prefix("model name"));
         Machine {
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            cores: cpu::all_cores().len(),
             model: model.unwrap_or_default().trim_matches([' ', '\t', ':']).to_owned(),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),

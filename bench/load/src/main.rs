@@ -118,6 +118,9 @@ struct Profile {
     out: PathBuf,
     #[arg(long)]
     dir: PathBuf,
+    /// How perf finds callers
+    #[arg(long, default_value = "fp", value_parser = ["fp", "dwarf"])]
+    unwind: String,
     #[command(flatten)]
     common: Common,
 }
@@ -158,7 +161,8 @@ async fn run(command: Command) -> Result<()> {
         Command::Verdict(two) => told(two, report::verdicts),
         Command::Profile(given) => {
             let cases = rounds::cases(&given.common.rows);
-            profile::run(&given.side, &given.dir, &given.out, &cases, given.common.sizes()).await
+            let sizes = given.common.sizes();
+            profile::run(&given.side, &given.dir, &given.out, &cases, sizes, &given.unwind).await
         }
         Command::List { rows } => {
             for case in rounds::cases(&rows) {
@@ -175,7 +179,7 @@ async fn measure(given: Measure) -> Result<()> {
     let users = given.polite.zip(given.greedy);
     let sizes = given.common.sizes();
     let mut bench = Bench {
-        world: World::new(Target::read(&given.kubeconfig, given.common.http1)?, sizes.listed),
+        world: World::new(Target::read(&given.kubeconfig, given.common.http1)?, &sizes),
         sizes,
         http1: given.common.http1,
         servers: given.servers,

@@ -4,7 +4,6 @@ use crate::cpu;
 use crate::drive::{Bounds, Pace, Taken, drive};
 use crate::greedy::{Contest, Users};
 use crate::latency::percentile;
-use crate::objects::SOME;
 use crate::plan::Plan;
 use crate::rows::{Row, What};
 use crate::watch::{Fanout, Informers};
@@ -14,8 +13,6 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What follows an answer, as telling watchers and writing to the disk, belongs to it.
-const SETTLES: Duration = Duration::from_millis(150);
 const WARM: usize = 50;
 
 /// How much is measured.
@@ -23,11 +20,15 @@ const WARM: usize = 50;
 pub struct Sizes {
     /// Of the rows' counts.
     pub share: f64,
+    /// Objects that are patched, replaced and read in turn.
+    pub some: usize,
     pub listed: usize,
     pub watchers: usize,
     pub informers: usize,
     /// How long the polite client asks, alone and beside the greedy one.
     pub greedy: Duration,
+    /// What follows an answer within this time, as telling watchers and writing to the disk, belongs to it.
+    pub settles: Duration,
     /// A row ends after so long.
     pub limit: Duration,
 }
@@ -36,10 +37,12 @@ impl Sizes {
     pub fn full() -> Sizes {
         Sizes {
             share: 1.0,
+            some: 500,
             listed: 5000,
             watchers: 1000,
             informers: 500,
             greedy: Duration::from_secs(15),
+            settles: Duration::from_millis(150),
             limit: Duration::from_secs(60),
         }
     }
@@ -129,7 +132,7 @@ impl Bench {
             }
             What::Informers { streamed } => {
                 let informers = Informers::prepare(&self.world, self.sizes.informers).await?;
-                Ok(named(self.metered(informers.run(*streamed, SOME)).await?))
+                Ok(named(self.metered(informers.run(*streamed, self.world.some)).await?))
             }
             What::Greedy => self.contest().await,
         }
@@ -152,11 +155,11 @@ impl Bench {
     }
 
     async fn metered(&self, work: impl Future<Output = Result<Taken>>) -> Result<Figures> {
-        tokio::time::sleep(SETTLES).await;
+        tokio::time::sleep(self.sizes.settles).await;
         let (server, client) = (cpu::spent(&self.servers)?, cpu::own());
         let taken = work.await?;
         let client = cpu::own() - client;
-        tokio::time::sleep(SETTLES).await;
+        tokio::time::sleep(self.sizes.settles).await;
         Figures::of(taken, cpu::spent(&self.servers)?.saturating_sub(server), client)
     }
 

@@ -1,7 +1,5 @@
 //! The objects that requests are about, as JSON with places for numbers (see [`crate::plan::Template`]).
 
-/// Objects that rows patch, replace and read in turn.
-pub const SOME: usize = 500;
 /// Listed pods are on so many nodes, in turn.
 pub const NODES: usize = 50;
 

@@ -17,14 +17,15 @@ use std::process::{Child, Command, Stdio};
 /// Looks a second.
 const OFTEN: &str = "997";
 
-pub async fn run(side: &Side, dir: &Path, out: &Path, cases: &[Case], sizes: Sizes) -> Result<()> {
+/// `unwind`: how perf finds the callers, by frame pointers (`fp`) or by the tables for unwinding (`dwarf`), which programs have anyway.
+pub async fn run(side: &Side, dir: &Path, out: &Path, cases: &[Case], sizes: Sizes, unwind: &str) -> Result<()> {
     fs::create_dir_all(out)?;
-    let (servers, own) = cpu::cores();
+    let (servers, own) = cpu::shared(cpu::all_cores());
     let dir = dir.join(format!("{}-{}", side.name, std::process::id()));
-    let running = Running::start(side, &dir, &servers).await?;
-    cpu::stay_on(&own)?;
+    let running = Running::start(side, &dir, servers).await?;
+    cpu::stay_on(own)?;
     let mut bench = Bench {
-        world: World::new(Target::read(&running.admin, false)?, sizes.listed),
+        world: World::new(Target::read(&running.admin, false)?, &sizes),
         sizes,
         http1: false,
         servers: running.pids(),
@@ -34,7 +35,7 @@ pub async fn run(side: &Side, dir: &Path, out: &Path, cases: &[Case], sizes: Siz
         // Once for what has to be there, which isn't looked at.
         bench.measure(case.row, case.clients).await?;
         let data = dir.join("perf.data");
-        let mut perf = record(&running.pids(), &data)?;
+        let mut perf = record(&running.pids(), &data, unwind)?;
         let measured = bench.measure(case.row, case.clients).await;
         kill(Pid::from_raw(perf.id() as i32), Signal::SIGINT)?;
         perf.wait()?;
@@ -62,10 +63,20 @@ pub async fn run(side: &Side, dir: &Path, out: &Path, cases: &[Case], sizes: Siz
     Ok(())
 }
 
-fn record(pids: &[u32], into: &Path) -> Result<Child> {
+fn record(pids: &[u32], into: &Path, unwind: &str) -> Result<Child> {
     let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
     let perf = Command::new("perf")
-        .args(["record", "-q", "-F", OFTEN, "-g", "-p", &pids.join(","), "-o"])
+        .args([
+            "record",
+            "-q",
+            "-F",
+            OFTEN,
+            "--call-graph",
+            unwind,
+            "-p",
+            &pids.join(","),
+            "-o",
+        ])
         .arg(into)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

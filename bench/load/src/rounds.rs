@@ -103,12 +103,12 @@ pub async fn run(options: &Options) -> Result<()> {
 
 impl<'a> Lane<'a> {
     async fn start(options: &Options, side: &'a Side, program: &'a str) -> Result<Lane<'a>> {
-        let (servers, own) = cpu::cores();
+        let (servers, own) = cpu::shared(cpu::all_cores());
         let dir = options.dir.join(format!("{}-{}", side.name, std::process::id()));
-        let running = Running::start(side, &dir, &servers).await?;
-        cpu::stay_on(&own)?;
+        let running = Running::start(side, &dir, servers).await?;
+        cpu::stay_on(own)?;
         let bench = Bench {
-            world: World::new(Target::read(&running.admin, options.http1)?, options.sizes.listed),
+            world: World::new(Target::read(&running.admin, options.http1)?, &options.sizes),
             sizes: options.sizes.clone(),
             http1: options.http1,
             servers: running.pids(),

@@ -1,7 +1,7 @@
 //! The rows: what is asked, by how many clients, and what has to be there for it. In their order.
 
 use crate::measure::BESIDE;
-use crate::objects::{self, NODES, SOME};
+use crate::objects::{self, NODES};
 use crate::plan::Plan;
 use crate::target::Head;
 use crate::world::{APPLY, JSON, Need, PROTOBUF, World, create};
@@ -75,7 +75,7 @@ fn get_map(world: &World, _: &str) -> Plan {
         Head::get(JSON),
         &format!("{}/c-{{i}}", world.path("maps", "configmaps")),
     )
-    .objects(SOME)
+    .objects(world.some)
 }
 
 fn make_map(world: &World, prefix: &str) -> Plan {
@@ -102,11 +102,11 @@ fn replace_map(world: &World, _: &str) -> Plan {
     let body = objects::config_map("c-{i}");
     Plan::new(Head::write(Method::PUT, JSON), &path)
         .body(&body)
-        .objects(SOME)
+        .objects(world.some)
 }
 
 fn get_pod(world: &World, accept: &'static str) -> Plan {
-    Plan::new(Head::get(accept), &format!("{}/p-{{i}}", world.path("pods", "pods"))).objects(SOME)
+    Plan::new(Head::get(accept), &format!("{}/p-{{i}}", world.path("pods", "pods"))).objects(world.some)
 }
 
 /// `query` is that of an apply, whose body says what it is about.
@@ -115,7 +115,7 @@ fn patch(world: &World, media: &'static str, query: &str, head: &str) -> Plan {
     let head = objects::status(head);
     Plan::new(Head::write(Method::PATCH, media), &path)
         .body(&head)
-        .objects(SOME)
+        .objects(world.some)
 }
 
 fn delete(world: &World, resource: &str, prefix: &str) -> Plan {

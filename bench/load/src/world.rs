@@ -4,7 +4,8 @@
 //! service account, is made here.
 
 use crate::drive::{Bounds, Pace, drive};
-use crate::objects::{self, GROUP, NODES, SOME};
+use crate::measure::Sizes;
+use crate::objects::{self, GROUP, NODES};
 use crate::plan::Plan;
 use crate::target::{Head, Target};
 use crate::webhook::{self, Hook};
@@ -24,9 +25,9 @@ const FILLED_WITHIN: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Need {
-    /// [`SOME`] ConfigMaps in `maps`.
+    /// Some ConfigMaps in `maps`.
     Maps,
-    /// [`SOME`] pods with status in `pods`.
+    /// Some pods with status in `pods`.
     Pods,
     /// As many pods as are listed, with status and nodes, in `many`.
     Many,
@@ -38,7 +39,9 @@ pub enum Need {
 
 pub struct World {
     pub target: Target,
-    pub listed: usize,
+    /// Objects that rows patch, replace and read in turn.
+    pub some: usize,
+    listed: usize,
     run: String,
     made: HashSet<Need>,
     namespaces: HashSet<&'static str>,
@@ -47,11 +50,12 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(target: Target, listed: usize) -> World {
+    pub fn new(target: Target, sizes: &Sizes) -> World {
         let run = format!("{:x}", jiff::Timestamp::now().as_millisecond());
         World {
             target,
-            listed,
+            some: sizes.some,
+            listed: sizes.listed,
             run,
             made: HashSet::new(),
             namespaces: HashSet::new(),
@@ -91,11 +95,11 @@ impl World {
             Need::Maps => {
                 self.namespace("maps").await?;
                 let path = self.path("maps", "configmaps");
-                self.fill(create(&path, &objects::config_map("c-{n}")), SOME).await
+                self.fill(create(&path, &objects::config_map("c-{n}")), self.some).await
             }
             Need::Pods => {
                 self.namespace("pods").await?;
-                self.pods("pods", "", SOME).await
+                self.pods("pods", "", self.some).await
             }
             Need::Many => {
                 self.namespace("many").await?;
