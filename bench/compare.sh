@@ -1,7 +1,7 @@
 #!/bin/bash
 # compare.sh REV: what requests cost with this tree's program, and with that of another revision, which is built in a work tree beside this one: paired
 # rounds, and a verdict for each row. History: bench/out/compare.jsonl. Goes on where it was interrupted.
-# env: KEELSON=program of this tree, PROFILE (release), ROUNDS (5), ROWS=regex of ROW/CLIENTS, QUICK=1, MINUTES at most (60), LOAD=request-bench
+# env: KEELSON=program of this tree, PROFILE (release), ROUNDS (6, and no verdict with fewer), ROWS=regex of ROW/CLIENTS, QUICK=1, MINUTES at most (60), LOAD=request-bench
 set -euo pipefail
 cd "$(dirname "$0")/.."
 REV=$(git rev-parse --short "${1:?which revision?}^{commit}") PROFILE=${PROFILE:-release}
@@ -17,5 +17,5 @@ if [ ! -x "$BEFORE" ]; then
   cp "target/compare/$([ "$PROFILE" = dev ] && echo debug || echo "$PROFILE")/keelson" "$BEFORE"
 fi
 "$LOAD" rounds --side "$REV=keelson:$BEFORE" --side "now=keelson:$KEELSON" --history "$OUT/compare.jsonl" --dir "$OUT/run" \
-  --revision "$(git describe --always --dirty)" --rounds "${ROUNDS:-5}" --minutes "${MINUTES:-60}" --rows "${ROWS:-}" ${QUICK:+--quick}
+  --revision "$(git describe --always --dirty)" --rounds "${ROUNDS:-6}" --minutes "${MINUTES:-60}" --rows "${ROWS:-}" ${QUICK:+--quick}
 "$LOAD" verdict --history "$OUT/compare.jsonl" --sides "$REV,now" | tee "$OUT/compare.md"

@@ -232,10 +232,10 @@ mod tests {
 
     #[test]
     fn verdicts_are_on_rounds_that_both_have() {
-        let mut records: Vec<Record> = (1..=4).map(|r| record("new", "q", r, "get", 130.0, 1.0)).collect();
-        records.extend((1..=3).map(|r| record("old", "p", r, "get", 100.0, 1.0)));
+        let mut records: Vec<Record> = (1..=7).map(|r| record("new", "q", r, "get", 130.0, 1.0)).collect();
+        records.extend((1..=6).map(|r| record("old", "p", r, "get", 100.0, 1.0)));
         let found = verdicts(&records, "old", "new");
-        let wanted = "| get | 16 | 3 | 100 | 130 | 1.30 (1.30–1.30) | slower | 0.77 (0.77–0.77) |";
+        let wanted = "| get | 16 | 6 | 100 | 130 | 1.30 (1.30–1.30) | slower | 0.77 (0.77–0.77) |";
         assert_eq!(found.lines().last().unwrap(), wanted);
     }
 

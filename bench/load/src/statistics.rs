@@ -35,6 +35,8 @@ pub enum Verdict {
     Slower,
     Faster,
     NoDifference,
+    /// Of fewer than six pairs, all on one side even, nobody can say with that certainty that they aren't chance.
+    TooFewRounds,
 }
 
 impl Verdict {
@@ -43,6 +45,7 @@ impl Verdict {
             Verdict::Slower => "slower",
             Verdict::Faster => "faster",
             Verdict::NoDifference => "no difference",
+            Verdict::TooFewRounds => "too few rounds",
         }
     }
 }
@@ -50,11 +53,10 @@ impl Verdict {
 /// Of costs now by costs before, round by round. All of the interval has to be on one side, and the median by more than nothing.
 pub fn verdict(ratios: &[f64]) -> Verdict {
     let (Some(middle), Some((low, high))) = (median(ratios), interval(ratios)) else {
-        return Verdict::NoDifference;
+        return Verdict::TooFewRounds;
     };
-    // Of one or two pairs nobody can say whether they are chance.
-    if ratios.len() < 3 {
-        return Verdict::NoDifference;
+    if ratios.len() < 6 {
+        return Verdict::TooFewRounds;
     }
     match () {
         () if low > 1.0 && middle > 1.0 + NOTHING => Verdict::Slower,
@@ -93,18 +95,20 @@ mod tests {
 
     #[test]
     fn a_verdict_needs_all_rounds_to_agree_and_more_than_nothing() {
-        assert_eq!(verdict(&[1.2, 1.1, 1.3]), Verdict::Slower);
-        assert_eq!(verdict(&[0.5, 0.6, 0.4, 0.5]), Verdict::Faster);
+        assert_eq!(verdict(&[1.2, 1.1, 1.3, 1.2, 1.1, 1.3]), Verdict::Slower);
+        assert_eq!(verdict(&[0.5, 0.6, 0.4, 0.5, 0.5, 0.5]), Verdict::Faster);
+        let one_says_otherwise = [1.2, 0.9, 1.3, 1.2, 1.2, 1.2];
+        assert_eq!(verdict(&one_says_otherwise), Verdict::NoDifference);
         assert_eq!(
-            verdict(&[1.2, 0.9, 1.3]),
+            verdict(&[1.01, 1.02, 1.01, 1.01, 1.02, 1.02]),
             Verdict::NoDifference,
-            "one round says otherwise"
+            "it is nothing"
         );
-        assert_eq!(verdict(&[1.01, 1.02, 1.01]), Verdict::NoDifference, "it is nothing");
-        assert_eq!(verdict(&[2.0, 2.0]), Verdict::NoDifference, "too few");
+        // The same program twice was so once in a few times.
+        assert_eq!(verdict(&[0.95, 0.94, 0.97]), Verdict::TooFewRounds);
         let mut many = vec![1.2; 11];
         many.push(0.7);
         assert_eq!(verdict(&many), Verdict::Slower, "one of twelve is chance");
-        assert_eq!(verdict(&[]), Verdict::NoDifference);
+        assert_eq!(verdict(&[]), Verdict::TooFewRounds);
     }
 }
