@@ -69,6 +69,8 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, asked: Arc<AtomicUs
     while let Ok((stream, _)) = listener.accept().await {
         let (acceptor, asked) = (acceptor.clone(), asked.clone());
         tokio::spawn(async move {
+            // As other servers have it: what is to be measured isn't how long a small answer waits for company.
+            let _ = stream.set_nodelay(true);
             // Whoever doesn't shake hands is the server's matter: its request fails, and so does the row.
             let Ok(stream) = acceptor.accept(stream).await else {
                 return;
