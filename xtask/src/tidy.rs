@@ -221,15 +221,17 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "keelson-store",
         ],
     ),
-    // Asks an API server from outside, as any client does.
+    // Asks an API server from outside, as any client does, and controllers by what they make of objects.
     (
         "keelson-differential",
         &[
             "keelson-api",
             "keelson-apiserver",
             "keelson-client",
+            "keelson-clock",
             "keelson-pki",
             "keelson-store",
+            "keelson-testkit",
         ],
     ),
     // Asks API servers from outside; what it needs are certificates and kubeconfigs.

@@ -54,6 +54,13 @@ pub fn differences(case: &Case, ours: &[Answer], peer: &[Answer]) -> Vec<Differe
     out.out
 }
 
+/// All that differs between two values of a kind.
+pub fn values(case: &Case, ours: &Value, peer: &Value) -> Vec<Difference> {
+    let mut out = Found { case, out: Vec::new() };
+    out.values("", ours, peer);
+    out.out
+}
+
 struct Found<'a> {
     case: &'a Case,
     out: Vec<Difference>,

@@ -11,6 +11,7 @@
 pub mod answer;
 pub mod case;
 pub mod compare;
+pub mod controllers;
 pub mod generate;
 pub mod peer;
 pub mod recorded;

@@ -7,7 +7,7 @@ use keelson_differential::peer::Peer;
 use keelson_differential::report::Known;
 use keelson_differential::run::{Options, run};
 use keelson_differential::side::Side;
-use keelson_differential::{recorded, world};
+use keelson_differential::{controllers, recorded, world};
 use regex::Regex;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -66,6 +66,22 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Plays the scenarios of controllers under upstream's and ours, and fails if something differs that has no reason.
+    Controllers {
+        /// Ours.
+        #[arg(long)]
+        program: PathBuf,
+        /// Where outcomes and report are kept.
+        #[arg(long)]
+        work: PathBuf,
+        /// Only scenarios whose name has this.
+        #[arg(long)]
+        only: Option<Regex>,
+        #[arg(long, default_value_t = 24)]
+        width: usize,
+        #[arg(long, default_value_t = 30)]
+        minutes: u64,
+    },
     /// Asks both the requests of a file, a JSON object a line, over the sound objects.
     Ask { file: PathBuf },
 }
@@ -85,9 +101,33 @@ async fn main() -> Result<ExitCode> {
             false => ExitCode::FAILURE,
         });
     }
+    if let Command::Controllers {
+        program,
+        work,
+        only,
+        width,
+        minutes,
+    } = cli.command
+    {
+        let options = controllers::run::Options {
+            bin: cli.bin,
+            program,
+            work,
+            only,
+            width,
+            longest: Duration::from_secs(minutes * 60),
+        };
+        let (text, unknown) = controllers::run::run(&options).await?;
+        println!("{text}");
+        return Ok(if unknown == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
+    }
     let peer = Peer::start(&cli.bin).await?;
     match cli.command {
-        Command::Replay { .. } => Ok(ExitCode::SUCCESS),
+        Command::Replay { .. } | Command::Controllers { .. } => Ok(ExitCode::SUCCESS),
         Command::Run {
             seed,
             more,

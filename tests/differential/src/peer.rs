@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// How long it may take until it is ready, on a machine that does other things too.
 const START: Duration = Duration::from_secs(180);
 
+/// Whom controllers act as.
+pub const MANAGER: &str = "system:kube-controller-manager";
+
 pub struct Peer {
     processes: Vec<Child>,
     dir: PathBuf,
@@ -22,7 +25,12 @@ pub struct Peer {
 impl Peer {
     /// Starts both programs, found in `bin`. Their files go to a directory that is removed at the end.
     pub async fn start(bin: &Path) -> Result<Peer> {
-        let dir = std::env::temp_dir().join(format!("keelson-differential-{}", std::process::id()));
+        Peer::named(bin, "peer").await
+    }
+
+    /// The same, of several at a time.
+    pub async fn named(bin: &Path, name: &str) -> Result<Peer> {
+        let dir = std::env::temp_dir().join(format!("keelson-differential-{}-{name}", std::process::id()));
         fs::create_dir_all(&dir)?;
         let [client, peers, port] = [free_port()?, free_port()?, free_port()?];
         let etcd = format!("http://127.0.0.1:{client}");
@@ -33,7 +41,7 @@ impl Peer {
             dir,
         };
         peer.run(
-            bin,
+            &bin.join("etcd"),
             "etcd",
             &[
                 ("data-dir", &peer.path("etcd")),
@@ -64,25 +72,30 @@ impl Peer {
             ("service-account-key-file", &peer.path("sa.pub")),
             ("service-account-signing-key-file", &peer.path("sa.key")),
         ];
-        peer.run(bin, "kube-apiserver", &options)?;
+        peer.run(&bin.join("kube-apiserver"), "kube-apiserver", &options)?;
         peer.side = peer.clients(port).await?;
         peer.ready().await?;
         Ok(peer)
     }
 
-    fn path(&self, name: &str) -> String {
+    pub fn path(&self, name: &str) -> String {
         self.dir.join(name).display().to_string()
     }
 
-    fn run(&mut self, bin: &Path, program: &str, options: &[(&str, &str)]) -> Result<()> {
-        let log = fs::File::create(self.dir.join(format!("{program}.log")))?;
-        let child = Command::new(bin.join(program))
+    /// Starts another program, which ends with the others; `what` is its log's name.
+    pub fn run(&mut self, program: &Path, what: &str, options: &[(&str, &str)]) -> Result<()> {
+        self.start_program(Command::new(program), what, options)
+    }
+
+    pub fn start_program(&mut self, mut command: Command, what: &str, options: &[(&str, &str)]) -> Result<()> {
+        let log = fs::File::create(self.dir.join(format!("{what}.log")))?;
+        let child = command
             .args(options.iter().map(|(k, v)| format!("--{k}={v}")))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .with_context(|| format!("starting {program} (conformance/build.sh differential builds it)"))?;
+            .with_context(|| format!("starting {what} (conformance/build.sh differential builds it)"))?;
         self.processes.push(child);
         Ok(())
     }
@@ -90,10 +103,11 @@ impl Peer {
     fn certificates(&self) -> Result<()> {
         let ca = Authority::generate("kubernetes")?;
         fs::write(self.dir.join("ca.crt"), ca.cert_pem())?;
+        fs::write(self.dir.join("ca.key"), ca.key_pem())?;
         let serving = ca.issue(&CertSpec::server("kube-apiserver", vec![San::parse("127.0.0.1")]))?;
         fs::write(self.dir.join("serving.crt"), serving.cert_pem)?;
         fs::write(self.dir.join("serving.key"), serving.key_pem)?;
-        for (name, groups) in USERS {
+        for (name, groups) in USERS.iter().chain(&[(MANAGER, &[] as &[&str])]) {
             let issued = ca.issue(&CertSpec::client(name, groups.first().copied()))?;
             fs::write(self.dir.join(format!("{name}.crt")), issued.cert_pem)?;
             fs::write(self.dir.join(format!("{name}.key")), issued.key_pem)?;
@@ -104,7 +118,7 @@ impl Peer {
 
     async fn clients(&self, port: u16) -> Result<Side> {
         let mut clients = HashMap::new();
-        for (name, _) in USERS {
+        for name in USERS.iter().map(|(name, _)| *name).chain([MANAGER]) {
             let (ca, crt, key) = (
                 self.path("ca.crt"),
                 self.path(&format!("{name}.crt")),
@@ -120,7 +134,7 @@ impl Peer {
                      contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n"
                 ),
             )?;
-            clients.insert((*name).to_string(), keelson_client::from_kubeconfig(&file, None).await?);
+            clients.insert(name.to_string(), keelson_client::from_kubeconfig(&file, None).await?);
         }
         Ok(Side::new(clients))
     }
@@ -159,6 +173,6 @@ impl Drop for Peer {
     }
 }
 
-fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

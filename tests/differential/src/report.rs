@@ -102,7 +102,7 @@ impl Known {
         Known(Vec::new())
     }
 
-    fn parse(text: &str) -> Result<Known> {
+    pub fn parse(text: &str) -> Result<Known> {
         let (mut reason, mut out) = (String::new(), Vec::new());
         for line in text.lines().map(str::trim) {
             if line.is_empty() {
@@ -126,16 +126,17 @@ impl Known {
     }
 
     fn unused<'a>(&'a self, groups: &'a Groups) -> impl Iterator<Item = &'a str> {
-        let used = |pattern: &str| groups.found.keys().any(|g| fits(pattern, g));
-        self.0
-            .iter()
-            .map(|(pattern, _)| pattern.as_str())
-            .filter(move |p| !used(p))
+        self.patterns()
+            .filter(|pattern| !groups.found.keys().any(|g| fits(pattern, g)))
+    }
+
+    pub fn patterns(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(pattern, _)| pattern.as_str())
     }
 }
 
 /// Whether a text is what a pattern says, `*` being anything.
-fn fits(pattern: &str, text: &str) -> bool {
+pub fn fits(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else {
         return false;

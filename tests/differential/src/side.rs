@@ -58,6 +58,10 @@ impl Side {
         })
     }
 
+    pub fn client(&self, user: &str) -> Result<kube::Client> {
+        self.clients.get(user).cloned().context("an unknown user")
+    }
+
     pub async fn is_ready(&self) -> bool {
         match self.ask(&Request::new("GET", "/readyz")).await {
             Ok(answer) => answer.code == 200,
