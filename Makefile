@@ -9,7 +9,7 @@ KEELSON = $(CURDIR)/$(OUT)/keelson
 # The lists of SIGs: what upstream's suite has beside [Conformance].
 SUITES = $(filter-out %/all.txt %/passing.txt %/quick.txt %/gateway.txt,$(wildcard conformance/lists/*.txt))
 
-.PHONY: help deps build up down test check unit cluster-test console-test conformance suites gateway registry quick differential swap kubeadm clients bench bench-requests bench-compare profiles scheduler-perf release fuzz schema proto lists
+.PHONY: help deps build up down test check unit cluster-test console-test conformance suites gateway registry quick differential swap kubeadm clients bench bench-requests bench-compare profiles scheduler-perf release fuzz schema proto lists differential-controllers
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -74,6 +74,10 @@ registry: build
 ## make differential  the same 100,000 requests to kube-apiserver and to ours: what differs and has no reason; goes on where it was interrupted
 differential: deps
 	@tools/differential.sh
+
+## make differential-controllers  the same 198 scenarios under kube-controller-manager and our controllers: what differs in what they leave
+differential-controllers: deps
+	@tools/differential-controllers.sh
 
 ## make swap        our components among upstream's and the other way round, one by one, while a workload runs
 swap: build

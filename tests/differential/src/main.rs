@@ -81,6 +81,9 @@ enum Command {
         width: usize,
         #[arg(long, default_value_t = 30)]
         minutes: u64,
+        /// Writes what upstream's left, by which the gate goes.
+        #[arg(long)]
+        record: Option<PathBuf>,
     },
     /// Asks both the requests of a file, a JSON object a line, over the sound objects.
     Ask { file: PathBuf },
@@ -107,6 +110,7 @@ async fn main() -> Result<ExitCode> {
         only,
         width,
         minutes,
+        record,
     } = cli.command
     {
         let options = controllers::run::Options {
@@ -116,6 +120,7 @@ async fn main() -> Result<ExitCode> {
             only,
             width,
             longest: Duration::from_secs(minutes * 60),
+            record,
         };
         let (text, unknown) = controllers::run::run(&options).await?;
         println!("{text}");

@@ -83,6 +83,12 @@ impl Controller {
         self
     }
 
+    /// Failed keys come again first after this time.
+    pub fn first_delay(self, first: Duration) -> Self {
+        self.queue.set_first_delay(first);
+        self
+    }
+
     /// Tells how its queue goes, under upstream's name of it.
     pub fn tell(&self, measures: &Measures, queue: &str) {
         self.queue.tell(measures, queue);

@@ -31,6 +31,7 @@ struct State<T> {
     failures: HashMap<T, u32>,
     sequence: u64,
     closed: bool,
+    first: Duration,
     longest: Duration,
     /// Set once somebody counts.
     told: Arc<OnceLock<QueueSeries>>,
@@ -124,6 +125,7 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
                 failures: HashMap::new(),
                 sequence: 0,
                 closed: false,
+                first: FIRST_DELAY,
                 longest: LAST_DELAY,
                 told: Arc::default(),
             }),
@@ -159,6 +161,11 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
     /// Failed work is tried again at the latest after this time.
     pub fn set_longest_delay(&self, longest: Duration) {
         self.state.lock().longest = longest;
+    }
+
+    /// After this time it is tried again first.
+    pub fn set_first_delay(&self, first: Duration) {
+        self.state.lock().first = first;
     }
 
     pub fn add(&self, key: T) {
@@ -226,7 +233,7 @@ impl<T: Eq + Hash + Clone> WorkQueue<T> {
             let failures = state.failures.entry(key.clone()).or_default();
             let factor = 1 << (*failures).min(20);
             *failures += 1;
-            FIRST_DELAY.saturating_mul(factor).min(state.longest)
+            state.first.saturating_mul(factor).min(state.longest)
         };
         self.add_after(key, delay);
     }
@@ -486,6 +493,11 @@ mod tests {
         assert_eq!(waits, [5, 10, 20, 40]);
         queue.forget(&1);
         assert_eq!(queue.failures(&1), 0);
+        queue.set_first_delay(Duration::from_secs(1));
+        let start = Instant::now();
+        queue.add_rate_limited(1);
+        queue.next().await;
+        assert_eq!(start.elapsed().as_secs(), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! Tells each disruption budget how many of its pods may go.
 
+mod stale;
+
 use crate::context::{Context, now};
 use crate::util::scaled;
 use crate::{pods, wire};
@@ -8,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, ReplicationController};
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use keelson_client::events::EventType::{Normal, Warning};
 use keelson_client::{
@@ -17,6 +19,7 @@ use keelson_client::{
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +60,7 @@ pub fn start(context: &Context) {
         }
     });
     let rest = context.rest("disruption-controller");
+    stale::start(context, &rest);
     let recorder = context.recorder(&rest, "controllermanager");
     let objects = Objects::new(&rest);
     context.run(
@@ -110,11 +114,14 @@ impl Reconcile for Budgets {
             self.recorder
                 .event(&*budget, Normal, "NoPods", "No matching pods found");
         }
-        if unmanaged(&budget, &pods) {
-            let text = "Pods of this PodDisruptionBudget have no controller that says how many of them there should be, so its status can't be right; an integer in \".spec.minAvailable\" counts them too";
+        let expected = self.expected(&budget, &pods).await;
+        if expected.is_ok() && unmanaged(&budget, &pods) {
+            let text = format!(
+                "Pods selected by this PodDisruptionBudget (selector: {}) were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.",
+                shown(selector)
+            );
             self.recorder.event(&*budget, Warning, "UnmanagedPods", text);
         }
-        let expected = self.expected(&budget, &pods).await;
         let now = now();
         let (status, next) = match &expected {
             Ok((expected, desired)) => plan(&budget, &pods, *expected, *desired, now),
@@ -235,7 +242,12 @@ impl Budgets {
             .await;
         let body = match body {
             Err(error) if is_not_found(&error) => {
-                anyhow::bail!("{} does not implement the scale subresource", resource.plural)
+                let group = if group.is_empty() {
+                    String::new()
+                } else {
+                    format!(".{group}")
+                };
+                anyhow::bail!("{}{group} does not implement the scale subresource", resource.plural)
             }
             body => body?,
         };
@@ -265,15 +277,31 @@ fn unmanaged(budget: &PodDisruptionBudget, pods: &[Arc<Pod>]) -> bool {
 fn failed(budget: &PodDisruptionBudget, message: &str, now: Timestamp) -> PodDisruptionBudgetStatus {
     let mut status = budget.status.clone().unwrap_or_default();
     status.disruptions_allowed = Some(0);
-    tell(
-        &mut status,
-        "False",
-        "SyncFailed",
-        message,
-        budget.metadata.generation,
-        now,
-    );
+    // It is of what was counted last.
+    let seen = status.observed_generation.filter(|seen| *seen != 0);
+    tell(&mut status, "False", "SyncFailed", message, seen, now);
     status
+}
+
+/// A selector as Go prints it.
+fn shown(selector: Option<&LabelSelector>) -> String {
+    let Some(selector) = selector else {
+        return "nil".into();
+    };
+    let mut out = "&LabelSelector{MatchLabels:map[string]string{".to_string();
+    for (key, value) in selector.match_labels.iter().flatten() {
+        let _ = write!(out, "{key}: {value},");
+    }
+    out += "},MatchExpressions:[]LabelSelectorRequirement{";
+    for e in selector.match_expressions.iter().flatten() {
+        let values = e.values.as_deref().unwrap_or_default().join(" ");
+        let _ = write!(
+            out,
+            "LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},",
+            e.key, e.operator
+        );
+    }
+    out + "},}"
 }
 
 fn tell(

@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::pod_control::message;
 use crate::pods;
 use crate::service_pods::{self, Family};
+use crate::trigger_times::{TriggerTimes, tell};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{
     EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service,
@@ -60,6 +61,7 @@ pub fn start(context: &Context) {
             objects: Objects::new(&rest),
             recorder,
             written: Expectations::default(),
+            triggers: TriggerTimes::default(),
         },
     );
 }
@@ -73,6 +75,7 @@ struct Maker {
     objects: Objects<Endpoints>,
     recorder: Recorder,
     written: Expectations,
+    triggers: TriggerTimes,
 }
 
 #[async_trait]
@@ -83,6 +86,7 @@ impl Reconcile for Maker {
         let Some(service) = self.services.store().get_key(key) else {
             // Endpoints made by hand go with their service; those that never had one stay.
             let had_service = self.ended.lock().remove(key);
+            self.triggers.forget(key);
             if let Some(current) = current.filter(|c| had_service || is_ours(c)) {
                 let options = delete_options(None, Some(current.uid()), None);
                 match self.objects.delete(&key.namespace, &key.name, &options).await {
@@ -98,12 +102,12 @@ impl Reconcile for Maker {
         if !service_pods::has_selector(&service) || service.is_deleting() {
             return Ok(Outcome::Done);
         }
-        let wanted = plan(
-            &service,
-            &service_pods::selected(&self.pods, &service),
-            current.as_deref(),
-        );
-        let Some(wanted) = wanted else { return Ok(Outcome::Done) };
+        let pods = service_pods::selected(&self.pods, &service);
+        let trigger = self.triggers.look(key, &service, &pods);
+        let Some(mut wanted) = plan(&service, &pods, current.as_deref()) else {
+            return Ok(Outcome::Done);
+        };
+        tell(&mut wanted.metadata, trigger);
         let result = if current.is_some() {
             self.objects.update(&wanted).await
         } else {

@@ -8,6 +8,7 @@ use crate::claim::Owner;
 use crate::context::Context;
 use crate::pod_control::message;
 use crate::service_pods::{self, Family};
+use crate::trigger_times::{TriggerTimes, tell};
 use crate::{pods, wire};
 use async_trait::async_trait;
 use fit::{Changes, Frame, Group, fit};
@@ -101,6 +102,7 @@ pub fn start(context: &Context) {
             nodes,
             topology,
             writer,
+            triggers: TriggerTimes::default(),
         },
     );
 }
@@ -185,6 +187,7 @@ struct Slices {
     nodes: Informer<Node>,
     topology: Arc<Topology>,
     writer: Writer,
+    triggers: TriggerTimes,
 }
 
 #[async_trait]
@@ -194,6 +197,7 @@ impl Reconcile for Slices {
         let Some(service) = self.services.store().get_key(key) else {
             // The garbage collector removes the slices with their owner.
             self.writer.written.forget(key);
+            self.triggers.forget(key);
             self.topology.gone(key);
             return Ok(Outcome::Done);
         };
@@ -201,6 +205,7 @@ impl Reconcile for Slices {
             return Ok(Outcome::Done);
         }
         let pods = service_pods::selected(&self.pods, &service);
+        let trigger = self.triggers.look(key, &service, &pods);
         let existing = self.writer.existing(key, MANAGER);
         let families = service_pods::families(&service);
         let mut changes = Changes::default();
@@ -236,6 +241,9 @@ impl Reconcile for Slices {
             .into_iter()
             .filter(|s| !families.iter().any(|f| f.address_type() == s.address_type));
         changes.delete.extend(other);
+        for slice in changes.create.iter_mut().chain(&mut changes.update) {
+            tell(&mut slice.metadata, trigger);
+        }
         self.writer.apply(key, &*service, changes).await?;
         for event in told {
             self.writer

@@ -29,6 +29,7 @@ use parking_lot::Mutex;
 use plan::{Action, NewPod};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tally::{Snapshot, Tally};
 use view::{Backoff, JobView};
 
@@ -36,6 +37,9 @@ const OWN_NAME: &str = "kubernetes.io/job-controller";
 const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
 /// Generated names are cut to leave room for their random end.
 const NAME_PREFIX: usize = 58;
+/// What the API server refuses it is asked for again after this time, then ever later.
+const FIRST_DELAY: Duration = Duration::from_secs(1);
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
 
 pub fn start(context: &Context) {
     let jobs = context.informer::<Job>();
@@ -45,6 +49,8 @@ pub fn start(context: &Context) {
         uncounted(pod).iter().map(ObjectKey::to_string).collect()
     });
     let controller = Controller::new("job")
+        .first_delay(FIRST_DELAY)
+        .longest_delay(LONGEST_DELAY)
         .input(&jobs)
         .input(&pods)
         .output(Pod::RESOURCE)

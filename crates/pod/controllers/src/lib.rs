@@ -44,6 +44,7 @@ mod statefulset;
 mod storage_migration;
 pub mod taint_eviction;
 mod token_cleaner;
+mod trigger_times;
 mod trust_bundle;
 mod ttl;
 mod util;

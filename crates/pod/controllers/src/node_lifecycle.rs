@@ -209,7 +209,8 @@ impl Reconcile for Lifecycle {
                 result => result?,
             };
         }
-        if !plan::is_ready(&node) && plan::condition(&node, "Ready").is_some() {
+        // What a kubelet says of its node it says of its pods, too.
+        if plan::condition(&node, "Ready").is_some_and(|c| c.status == "Unknown") {
             self.mark_pods(&key.name).await?;
         }
         Ok(match turn {
@@ -245,7 +246,7 @@ impl Lifecycle {
         self.turns.lock().take(&zone, pace, Instant::now())
     }
 
-    /// Pods on a node that isn't ready aren't either: services must not send to them.
+    /// Pods on a node that isn't heard of aren't ready: services must not send to them.
     async fn mark_pods(&self, node: &str) -> anyhow::Result<()> {
         for pod in self.pods.store().by_index(pods::BY_NODE, node) {
             if pods::is_finished(&pod) || !pods::is_ready(&pod) {

@@ -3,6 +3,7 @@
 use crate::context::{Context, now};
 use async_trait::async_trait;
 use ipnet::IpNet;
+use jiff::SignedDuration;
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use keelson_client::{
@@ -58,6 +59,9 @@ pub fn start(context: &Context) {
     );
 }
 
+/// After so long every API server has heard that a range ends, and gives no more of its addresses away.
+const HEARD: SignedDuration = SignedDuration::from_secs(10);
+
 struct Ranges {
     ranges: Informer<ServiceCIDR>,
     addresses: Informer<IPAddress>,
@@ -103,6 +107,10 @@ impl Reconcile for Ranges {
             if is_needed(&range, &self.ranges.store().list(), &self.addresses.store().list()) {
                 let text = "There are still IPAddresses referencing the ServiceCIDR, please remove them or create a new ServiceCIDR";
                 return self.tell(key, &range, "False", "Terminating", text).await;
+            }
+            let told = range.metadata.deletion_timestamp.as_ref().map(|t| t.0 + HEARD);
+            if let Some(at) = told.filter(|at| *at > now()) {
+                return Ok(Outcome::At(at));
             }
             changed
                 .metadata

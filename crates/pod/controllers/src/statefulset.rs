@@ -290,19 +290,24 @@ impl Sets {
             if pods::phase(pod) == "Pending" {
                 self.create_claims(key, set, pod.name(), ordinal).await?;
             }
+            let kept = self.keep_claims(key, set, pod, ordinal).await;
             if let Some(fixed) = identity::restored(set, pod, ordinal) {
                 let result = self.pod_objects.update(&fixed).await;
                 let why = result.as_ref().err().map(message);
                 self.tell(set, "update", pod.name(), why.as_deref());
                 self.written.wrote(key, result?.meta());
+            } else if matches!(kept, Ok(true)) {
+                self.tell(set, "update", pod.name(), None);
             }
+            return kept.map(drop);
         }
-        self.keep_claims(key, set, pod, ordinal).await
+        self.keep_claims(key, set, pod, ordinal).await.map(drop)
     }
 
-    /// Sees that a pod's claims have the owners that the retention policy wants.
-    async fn keep_claims(&self, key: &ObjectKey, set: &StatefulSet, pod: &Pod, ordinal: i32) -> anyhow::Result<()> {
+    /// Sees that a pod's claims have the owners that the retention policy wants. Whether there was anything to do.
+    async fn keep_claims(&self, key: &ObjectKey, set: &StatefulSet, pod: &Pod, ordinal: i32) -> anyhow::Result<bool> {
         let in_range = identity::in_range(set, ordinal);
+        let mut acted = false;
         for wanted in identity::claims(set, ordinal) {
             let Some(claim) = self.claims.store().get_key(&wanted.key()) else {
                 continue;
@@ -325,14 +330,17 @@ impl Sets {
             let mut changed = (*claim).clone();
             changed.metadata.owner_references = (!owners.is_empty()).then_some(owners);
             match self.claim_objects.update(&changed).await {
-                Ok(written) => self.claims_written.wrote(key, written.meta()),
+                Ok(written) => {
+                    self.claims_written.wrote(key, written.meta());
+                    acted = true;
+                }
                 Err(error) if is_not_found(&error) => {}
                 Err(error) => {
                     return Err(error).with_context(|| format!("changing the owners of claim {}", claim.name()));
                 }
             }
         }
-        Ok(())
+        Ok(acted)
     }
 
     async fn delete(&self, key: &ObjectKey, set: &StatefulSet, pod: &Pod) -> anyhow::Result<()> {
@@ -366,11 +374,11 @@ impl Sets {
         let name = set.name();
         match failure {
             None => {
-                let text = format!("{verb} Pod {pod} in StatefulSet {name} successful");
+                let text = format!("{word} Pod {pod} in StatefulSet {name} successful");
                 self.recorder.event(set, Normal, &format!("Successful{word}"), text);
             }
             Some(why) => {
-                let text = format!("{verb} Pod {pod} in StatefulSet {name} failed error: {why}");
+                let text = format!("{word} Pod {pod} in StatefulSet {name} failed error: {why}");
                 self.recorder.event(set, Warning, &format!("Failed{word}"), text);
             }
         }

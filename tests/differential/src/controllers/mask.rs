@@ -96,7 +96,12 @@ impl Mask {
                 None => Value::Null,
             };
         }
+        let written = text(&object, "/kind") == "EndpointSlice";
         if let Some(meta) = object["metadata"].as_object_mut() {
+            // Changes that come together are written together, or not.
+            if written {
+                meta.remove("generation");
+            }
             for own in ["resourceVersion", "uid", "creationTimestamp"] {
                 meta.remove(own);
             }

@@ -5,6 +5,7 @@ use crate::compare::Group;
 use crate::controllers::drive::Stage;
 use crate::controllers::managers::{self, Which};
 use crate::controllers::outcome::{Outcome, differences};
+use crate::controllers::recorded;
 use crate::controllers::scenario::{self, Scenario};
 use crate::report::{Known, fits};
 use anyhow::{Context, Result};
@@ -28,6 +29,8 @@ pub struct Options {
     pub only: Option<Regex>,
     pub width: usize,
     pub longest: Duration,
+    /// Where the peer's outcomes are written.
+    pub record: Option<PathBuf>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -65,10 +68,18 @@ pub async fn run(options: &Options) -> Result<(String, usize)> {
     for scenario in &scenarios {
         found.add(&scenario.name, &ours[&scenario.name], &peer[&scenario.name]);
     }
-    let known = Known::parse(KNOWN)?;
+    if let Some(file) = &options.record {
+        recorded::write(&scenarios, &peer, fs::File::create(file)?)?;
+    }
+    let known = known()?;
     let text = found.text(&known, options.only.is_none());
     fs::write(options.work.join("report.txt"), &text)?;
     Ok((text, found.unknown(&known).count()))
+}
+
+/// Differences that have a reason.
+pub fn known() -> Result<Known> {
+    Known::parse(KNOWN)
 }
 
 async fn side(

@@ -62,7 +62,7 @@ fn shrink_old(deployment: &Deployment, sets: &Sets, new: &Arc<ReplicaSet>) -> Ve
         .collect();
     let pods: i32 = old.iter().map(|(_, size)| size).sum::<i32>() + wanted(new);
     let least = replicas(deployment) - fences(deployment).1;
-    let mut room = pods - least - (wanted(new) - available(new));
+    let mut room = pods - least - (wanted(new) - working(new));
     if old.is_empty() || room <= 0 {
         return Vec::new();
     }
@@ -73,8 +73,8 @@ fn shrink_old(deployment: &Deployment, sets: &Sets, new: &Arc<ReplicaSet>) -> Ve
         *size -= broken;
         room -= broken;
     }
-    let working = sets.all().map(|s| available(s)).sum::<i32>();
-    let mut spare = (working - least).max(0);
+    let works = sets.all().map(|s| working(s)).sum::<i32>();
+    let mut spare = (works - least).max(0);
     for (_, size) in &mut old {
         let fewer = (*size).min(spare);
         *size -= fewer;
@@ -82,6 +82,11 @@ fn shrink_old(deployment: &Deployment, sets: &Sets, new: &Arc<ReplicaSet>) -> Ve
     }
     old.retain(|(set, size)| *size != wanted(set));
     old
+}
+
+/// The pods that work and stay: a set that was made smaller a moment ago still tells of those that go.
+fn working(set: &ReplicaSet) -> i32 {
+    available(set).min(wanted(set))
 }
 
 /// The sizes after the deployment was scaled, or while it is paused.
@@ -256,6 +261,12 @@ mod tests {
         assert_eq!(names(rolling(&d, &sets((5, 3), (8, 8)))), [("old".into(), 5)]);
         assert_eq!(names(rolling(&d, &sets((10, 10), (1, 1)))), [("old".into(), 0)]);
         assert_eq!(names(rolling(&d, &sets((12, 12), (0, 0)))), [("new".into(), 10)]);
+        let small = deployment(5, 3, 2);
+        assert_eq!(
+            names(rolling(&small, &sets((4, 0), (4, 7)))),
+            [("old".into(), 3)],
+            "what was just made smaller has no more pods to spare than it keeps"
+        );
     }
 
     #[test]

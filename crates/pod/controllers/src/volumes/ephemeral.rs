@@ -78,11 +78,10 @@ impl Reconcile for Maker {
             if let Some(found) = self.claims.store().get(&key.namespace, &name) {
                 if wire::controller_of(found.meta()).is_none_or(|o| o.uid != pod.uid()) {
                     let text = format!(
-                        "PVC {}/{name} was not created for pod {key} (pod is not owner)",
-                        key.namespace
+                        "ephemeral volume {}: PVC {}/{name} was not created for pod {key} (pod is not owner)",
+                        volume.name, key.namespace
                     );
-                    self.recorder
-                        .event(&*pod, Warning, "EphemeralVolumeCreationFailed", text.clone());
+                    self.recorder.event(&*pod, Warning, "FailedBinding", text.clone());
                     anyhow::bail!("{text}");
                 }
                 continue;
@@ -105,9 +104,12 @@ impl Reconcile for Maker {
                 Err(error) if is_already_exists(&error) => return Ok(Outcome::Retry),
                 Err(error) if is_namespace_terminating(&error) => return Ok(Outcome::Done),
                 Err(error) => {
-                    let text = format!("create PVC {name}: {}", message(&error));
-                    self.recorder
-                        .event(&*pod, Warning, "EphemeralVolumeCreationFailed", text);
+                    let text = format!(
+                        "ephemeral volume {}: create PVC {name}: {}",
+                        volume.name,
+                        message(&error)
+                    );
+                    self.recorder.event(&*pod, Warning, "FailedBinding", text);
                     return Err(error).context("creating the claim of an ephemeral volume");
                 }
             }
