@@ -136,8 +136,9 @@ impl History {
             match self.objects.create(&new).await {
                 Err(error) if is_already_exists(&error) => {
                     let existing = self.objects.get(new.namespace(), new.name()).await?;
-                    let ours = crate::wire::controller_of(existing.meta()).is_some_and(|c| c.uid == wanted.owner.uid);
-                    if ours && existing.data.0 == data {
+                    // Whoever has it now: one that an earlier owner of this name left is taken when the cache shows that it is
+                    // free. Another name for the same template would replace all pods.
+                    if existing.data.0 == data {
                         return Ok(existing);
                     }
                     *collisions += 1;

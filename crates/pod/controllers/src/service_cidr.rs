@@ -5,15 +5,16 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use keelson_client::{
-    ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, Reconcile, is_not_found,
+    ApiObject, Controller, Expectations, Informer, Kind, ObjectKey, Objects, Outcome, Patch, Reconcile, is_not_found,
 };
+use serde_json::json;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 const FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
 const READY: &str = "Ready";
+const MANAGER: &str = "service-cidr-controller";
 
 pub fn start(context: &Context) {
     let ranges = context.informer::<ServiceCIDR>();
@@ -141,28 +142,29 @@ impl Ranges {
         reason: &str,
         message: &str,
     ) -> anyhow::Result<Outcome> {
-        let mut changed = range.clone();
-        let conditions = changed
-            .status
-            .get_or_insert_default()
-            .conditions
-            .get_or_insert_default();
-        if conditions
-            .iter()
-            .any(|c| c.type_ == READY && c.status == word && c.reason == reason)
-        {
+        let mut conditions = range.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        if conditions.any(|c| c.type_ == READY && c.status == word && c.reason == reason) {
             return Ok(Outcome::Done);
         }
-        conditions.retain(|c| c.type_ != READY);
-        conditions.push(Condition {
-            type_: READY.into(),
-            status: word.into(),
-            reason: reason.into(),
-            message: message.into(),
-            observed_generation: None,
-            last_transition_time: Time(now()),
+        // Applied, so that conditions of others stay.
+        let body = json!({
+            "apiVersion": ServiceCIDR::RESOURCE.api_version(),
+            "kind": ServiceCIDR::RESOURCE.kind,
+            "metadata": {"name": range.name()},
+            "status": {"conditions": [{
+                "type": READY,
+                "status": word,
+                "reason": reason,
+                "message": message,
+                "lastTransitionTime": now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            }]},
         });
-        self.write(key, self.objects.update_status(&changed).await)
+        let patch = Patch::Apply {
+            body: &body,
+            manager: MANAGER,
+            force: true,
+        };
+        self.write(key, self.objects.patch_status("", range.name(), patch).await)
     }
 
     fn write(&self, key: &ObjectKey, result: keelson_client::Result<ServiceCIDR>) -> anyhow::Result<Outcome> {

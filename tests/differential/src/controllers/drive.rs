@@ -114,8 +114,12 @@ impl Act<'_> {
 
     async fn quiet(&mut self) {
         let begun = Instant::now();
+        let mut busy = begun;
         loop {
-            let last = self.seen.changed(&self.scenario.name).map_or(begun, |c| c.max(begun));
+            if !self.seen.all_answered() {
+                busy = Instant::now();
+            }
+            let last = self.seen.changed(&self.scenario.name).map_or(busy, |c| c.max(busy));
             if last.elapsed() >= QUIET {
                 return;
             }

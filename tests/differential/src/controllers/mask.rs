@@ -19,9 +19,10 @@ pattern!(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( ?[+-]\d\d:?\d\d)?( UTC)?( m=[+.0-9]+)?Z?"
 );
 pattern!(ADDRESS, r"\b10\.(244|96)\.\d+\.\d+(/\d+)?\b");
-pattern!(MINUTE, r"-2\d{7}\b");
+pattern!(MINUTE, r"-\d{8}\b");
 // What a server draws from.
 pattern!(DRAWN, "-[bcdfghjklmnpqrstvwxz2456789]{5}\\b");
+pattern!(FINGERPRINT, "SHA256=[0-9a-f]{64}");
 pattern!(ACCOUNT, "kube-api-access-[a-z0-9]{5}");
 
 /// What this run drew, and what stands for it.
@@ -38,7 +39,6 @@ impl Mask {
         let mut count: BTreeMap<String, usize> = BTreeMap::new();
         for object in &of.ever {
             let (kind, name) = (text(object, "/kind"), text(object, "/metadata/name"));
-            let owner = text(object, "/metadata/ownerReferences/0/name");
             let hash = match kind {
                 "ReplicaSet" => text(object, "/metadata/labels/pod-template-hash"),
                 "ControllerRevision" => name.rsplit('-').next().unwrap_or_default(),
@@ -46,7 +46,8 @@ impl Mask {
             };
             if hash.len() > 4 {
                 let what = if kind == "ReplicaSet" { "hash" } else { "revision" };
-                let n = count.entry(format!("{kind} {owner}")).or_default();
+                let stem = name.rsplit_once('-').map_or(name, |(stem, _)| stem);
+                let n = count.entry(format!("{kind} {stem}")).or_default();
                 drawn.entry(hash.into()).or_insert_with(|| {
                     *n += 1;
                     format!("<{what} {n}>")
@@ -84,6 +85,7 @@ impl Mask {
         let out = MOMENT.replace_all(&out, "<moment>");
         let out = ADDRESS.replace_all(&out, "<address>");
         let out = MINUTE.replace_all(&out, "-<minute>");
+        let out = FINGERPRINT.replace_all(&out, "<fingerprint>");
         let out = ACCOUNT.replace_all(&out, "<account>");
         DRAWN.replace_all(&out, "-<drawn>").into_owned()
     }
@@ -119,7 +121,7 @@ impl Mask {
                     items.sort_by_cached_key(|item| (text(item, "/type").to_string(), item.to_string()));
                 }
             }
-            Value::String(said) if said.contains("-----BEGIN") => *said = "<certificate>".into(),
+            Value::String(said) if said.contains("-----BEGIN") || key == "ca.crt" => *said = "<certificate>".into(),
             Value::String(said) => {
                 *said = match key {
                     "resourceVersion" | "certificate" | "token" => format!("<{key}>"),

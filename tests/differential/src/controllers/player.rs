@@ -75,8 +75,13 @@ impl Player {
                     }
                 }
                 object = news.recv() => match object {
-                    Ok(object) if object["kind"] == "Node" => self.node(&object).await?,
-                    Ok(pod) => self.pod(&pod, &mut done).await?,
+                    Ok(object) => {
+                        match object["kind"] == "Node" {
+                            true => self.node(&object).await?,
+                            false => self.pod(&object, &mut done).await?,
+                        }
+                        seen.answered();
+                    }
                     Err(RecvError::Lagged(n)) => anyhow::bail!("{n} pods went by unseen"),
                     Err(RecvError::Closed) => return Ok(()),
                 }

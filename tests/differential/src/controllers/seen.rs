@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -38,6 +39,8 @@ pub struct Seen {
     names: Arc<HashSet<String>>,
     /// Pods and nodes that came or changed.
     news: broadcast::Sender<Value>,
+    /// How many of them the player hasn't answered.
+    open: Arc<AtomicUsize>,
 }
 
 impl Seen {
@@ -47,6 +50,7 @@ impl Seen {
             all: Arc::default(),
             names: Arc::new(names),
             news: broadcast::Sender::new(1 << 16),
+            open: Arc::default(),
         };
         for resource in api.resources.values() {
             let twice = resource.version.starts_with("events.k8s.io/");
@@ -62,6 +66,14 @@ impl Seen {
         seen
     }
 
+    pub fn answered(&self) {
+        self.open.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    pub fn all_answered(&self) -> bool {
+        self.open.load(Ordering::SeqCst) == 0
+    }
+
     pub fn news(&self) -> broadcast::Receiver<Value> {
         self.news.subscribe()
     }
@@ -69,7 +81,8 @@ impl Seen {
     fn take(&self, resource: &Resource, sort: &str, object: Value) {
         if matches!(resource.kind.as_str(), "Pod" | "Node") && sort != "DELETED" {
             // Nobody listens before there are players.
-            let _ = self.news.send(object.clone());
+            let heard = self.news.send(object.clone()).unwrap_or(0);
+            self.open.fetch_add(heard, Ordering::SeqCst);
         }
         let Some(scenario) = self.scenario(resource, &object) else {
             return;
