@@ -75,7 +75,7 @@ registry: build
 differential: deps
 	@tools/differential.sh
 
-## make differential-controllers  the same 198 scenarios under kube-controller-manager and our controllers: what differs in what they leave
+## make differential-controllers  the same 210 scenarios under kube-controller-manager and our controllers: what differs in what they leave
 differential-controllers: deps
 	@tools/differential-controllers.sh
 
