@@ -302,6 +302,8 @@ func goType(typ reflect.Type) string {
 		_, scalar := scalars[part]
 		_, free := anyJSON[part]
 		switch {
+		case free && part != typ && part.Name() == "JSON":
+			return typ.String()
 		case scalar || free:
 			return ""
 		case named(part), part.Kind() == reflect.Map && named(part.Key()):

@@ -112,6 +112,7 @@ pattern!(
 );
 pattern!(ACCOUNT, "kube-api-access-[a-z0-9]{5}");
 pattern!(POINTER, "0x[0-9a-f]{8,}");
+pattern!(CERTIFICATE, "X509SHA256=[0-9a-f]{64}");
 pattern!(
     REVISION,
     r#"(resourceVersion\\*"?: ?\\*"|resourceVersion:|ResourceVersion:|in record \(|UID in record: |latest version: |\bresource version: |, current: )([0-9]+)"#
@@ -135,6 +136,7 @@ impl Mask<'_> {
         let text = UID.replace_all(text, |c: &regex::Captures<'_>| keep(c, "<uid>"));
         let text = ACCOUNT.replace_all(&text, |c: &regex::Captures<'_>| keep(c, "<account>"));
         let text = POINTER.replace_all(&text, "<pointer>");
+        let text = CERTIFICATE.replace_all(&text, "X509SHA256=<certificate>");
         let text = REVISION.replace_all(&text, |c: &regex::Captures<'_>| match self.sent(&c[2]) {
             true => c[0].to_string(),
             false => format!("{}<rv>", &c[1]),

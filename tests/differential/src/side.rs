@@ -49,7 +49,15 @@ impl Side {
         let client = |name: &str, groups: &[&str]| {
             let mut all = groups.to_vec();
             all.push("system:authenticated");
-            server.client(UserInfo::new(name, &all))
+            let mut user = UserInfo::new(name, &all);
+            // The peer knows each by a certificate.
+            let certificate = format!("X509SHA256={:064x}", 0);
+            user.extra = [(
+                "authentication.kubernetes.io/credential-id".into(),
+                vec![certificate.into()],
+            )]
+            .into();
+            server.client(user)
         };
         let clients = USERS.iter().map(|(n, g)| ((*n).to_string(), client(n, g))).collect();
         Ok(Side {

@@ -16,18 +16,24 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/kubernetes/pkg/apis/admissionregistration"
 	"k8s.io/kubernetes/pkg/apis/apps"
+	"k8s.io/kubernetes/pkg/apis/authorization"
+	"k8s.io/kubernetes/pkg/apis/autoscaling"
 	"k8s.io/kubernetes/pkg/apis/batch"
 	"k8s.io/kubernetes/pkg/apis/core"
 	"k8s.io/kubernetes/pkg/apis/networking"
@@ -37,16 +43,22 @@ import (
 )
 
 var roots = [][2]any{
+	{apiextensions.CustomResourceDefinitionVersion{}, apiextensionsv1.CustomResourceDefinitionVersion{}},
+	{apps.DaemonSetUpdateStrategy{}, appsv1.DaemonSetUpdateStrategy{}},
 	{apps.DeploymentSpec{}, appsv1.DeploymentSpec{}},
 	{apps.StatefulSetSpec{}, appsv1.StatefulSetSpec{}},
+	{authorization.NonResourceAttributes{}, authorizationv1.NonResourceAttributes{}},
+	{autoscaling.HorizontalPodAutoscalerBehavior{}, autoscalingv2.HorizontalPodAutoscalerBehavior{}},
 	{batch.JobSpec{}, batchv1.JobSpec{}},
 	{batch.UncountedTerminatedPods{}, batchv1.UncountedTerminatedPods{}},
 	{core.Event{}, corev1.Event{}},
 	{core.PersistentVolumeSource{}, corev1.PersistentVolumeSource{}},
 	{core.PersistentVolumeSpec{}, corev1.PersistentVolumeSpec{}},
 	{core.ResourceQuotaSpec{}, corev1.ResourceQuotaSpec{}},
+	{core.Taint{}, corev1.Taint{}},
 	{admissionregistration.AuditAnnotation{}, admissionregistrationv1.AuditAnnotation{}},
 	{networking.ServiceCIDRSpec{}, networkingv1.ServiceCIDRSpec{}},
+	{metav1.ObjectMeta{}, metav1.ObjectMeta{}},
 	{policy.PodDisruptionBudgetSpec{}, policyv1.PodDisruptionBudgetSpec{}},
 	{rbac.RoleBinding{}, rbacv1.RoleBinding{}},
 	{resourceapi.ResourceClaim{}, resourcev1.ResourceClaim{}},

@@ -159,7 +159,10 @@ fn parse_field(line: &str, ids: &HashMap<&str, TypeId>) -> Field {
                 }
             }
             "keys" => field.list_map_keys = list(),
-            "map" => field.map_atomic = value == "atomic",
+            "map" => {
+                field.map_atomic = value == "atomic";
+                field.map_granular = value == "granular";
+            }
             "patch" => {
                 field.patch_strategy = value.split(',').fold(PatchStrategy::default(), |s, word| match word {
                     "merge" => PatchStrategy { merge: true, ..s },

@@ -103,6 +103,8 @@ pub struct Field {
     pub list_map_keys: Vec<Str>,
     /// `granular` maps are merged key by key, `atomic` ones owned as a whole.
     pub map_atomic: bool,
+    /// The field's value is merged key by key though values of its type are owned as a whole elsewhere.
+    pub map_granular: bool,
     pub required: bool,
     /// CRD `nullable: true`: an explicit null is kept.
     pub nullable: bool,
@@ -205,6 +207,7 @@ impl Default for Field {
             list_type: ListType::Atomic,
             list_map_keys: Vec::new(),
             map_atomic: false,
+            map_granular: false,
             required: false,
             nullable: false,
             enums: Vec::new(),
@@ -246,6 +249,13 @@ impl Schema {
 }
 
 impl FieldType {
+    /// Whether Go's type has a decoder of its own, whose refusal ends all reading.
+    pub fn reads_itself(&self) -> bool {
+        matches!(
+            self,
+            FieldType::IntOrString | FieldType::Time | FieldType::MicroTime | FieldType::Duration | FieldType::Quantity
+        )
+    }
     /// The struct that a value is, or that its elements are.
     fn holds(&self) -> Option<TypeId> {
         match self {

@@ -2,7 +2,9 @@
 //!
 //! Codes, reasons and messages are upstream's, since clients match on them.
 
+use crate::go_quote;
 use crate::value::{Map, Str, Value};
+use std::collections::HashSet;
 use std::fmt;
 
 pub type ApiResult<T> = Result<T, ApiError>;
@@ -104,14 +106,14 @@ impl ApiError {
     pub fn not_found(group: &str, resource: &str, name: &str) -> Self {
         Self::new(
             Reason::NotFound,
-            format!("{} \"{name}\" not found", qualified(group, resource)),
+            format!("{} {} not found", qualified(group, resource), go_quote(name)),
         )
         .with_details(named(group, resource, name))
     }
     pub fn already_exists(group: &str, resource: &str, name: &str) -> Self {
         Self::new(
             Reason::AlreadyExists,
-            format!("{} \"{name}\" already exists", qualified(group, resource)),
+            format!("{} {} already exists", qualified(group, resource), go_quote(name)),
         )
         .with_details(named(group, resource, name))
     }
@@ -119,8 +121,9 @@ impl ApiError {
         Self::new(
             Reason::Conflict,
             format!(
-                "Operation cannot be fulfilled on {} \"{name}\": {why}",
-                qualified(group, resource)
+                "Operation cannot be fulfilled on {} {}: {why}",
+                qualified(group, resource),
+                go_quote(name)
             ),
         )
         .with_details(named(group, resource, name))
@@ -129,14 +132,17 @@ impl ApiError {
         let message = if name.is_empty() {
             format!("{} is forbidden: {why}", qualified(group, resource))
         } else {
-            format!("{} \"{name}\" is forbidden: {why}", qualified(group, resource))
+            format!("{} {} is forbidden: {why}", qualified(group, resource), go_quote(name))
         };
         Self::new(Reason::Forbidden, message).with_details(named(group, resource, name))
     }
     /// `kind` with its group: details carry the kind, as upstream's `NewInvalid`.
     pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Self {
         let qualified = qualified(group, kind);
-        let each: Vec<String> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
+        // What is said twice is said once, as Go's aggregates do.
+        let mut said = HashSet::new();
+        let each = causes.iter().map(|c| format!("{}: {}", c.field, c.message));
+        let each: Vec<String> = each.filter(|text| said.insert(text.clone())).collect();
         let list = match each.as_slice() {
             [] => String::new(),
             [one] => one.clone(),
@@ -144,7 +150,8 @@ impl ApiError {
         };
         let mut details = named(group, kind, name);
         details.causes = causes;
-        Self::new(Reason::Invalid, format!("{qualified} \"{name}\" is invalid: {list}")).with_details(details)
+        let message = format!("{qualified} {} is invalid: {list}", go_quote(name));
+        Self::new(Reason::Invalid, message).with_details(details)
     }
     pub fn method_not_allowed(group: &str, resource: &str, verb: &str) -> Self {
         Self::new(
@@ -230,7 +237,7 @@ impl Cause {
     }
     /// `field.NotSupported`
     pub fn not_supported(field: impl Into<String>, value: &Value, supported: &[&str]) -> Self {
-        let list: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+        let list: Vec<String> = supported.iter().map(|s| go_quote(s)).collect();
         Self::new(
             "FieldValueNotSupported",
             field,
@@ -243,7 +250,8 @@ impl Cause {
     }
     /// `field.Forbidden`
     pub fn forbidden(field: impl Into<String>, detail: &str) -> Self {
-        Self::new("FieldValueForbidden", field, format!("Forbidden: {detail}"))
+        let sep = if detail.is_empty() { "" } else { ": " };
+        Self::new("FieldValueForbidden", field, format!("Forbidden{sep}{detail}"))
     }
     /// `field.Duplicate`
     pub fn duplicate(field: impl Into<String>, value: &Value) -> Self {
@@ -290,7 +298,7 @@ impl Cause {
 
 fn shown(value: &Value) -> String {
     match value {
-        Value::String(s) => format!("{:?}", s.as_str()),
+        Value::String(s) => go_quote(s),
         Value::Null => "null".into(),
         other => serde_json::to_string(other).unwrap_or_default(),
     }

@@ -1,29 +1,7 @@
 //! Printing as Go's `fmt` does, where upstream's messages contain printed values.
 
 use keelson_api::Value;
-
-/// A string as Go's `%q` prints it.
-pub fn go_quote(s: &str) -> String {
-    let mut out = String::with_capacity(s.len() + 2);
-    out.push('"');
-    for c in s.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{b}' => out.push_str("\\v"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
+pub use keelson_api::go_quote;
 
 /// A float as Go's `%v` prints it.
 pub fn go_float(f: f64) -> String {
@@ -63,11 +41,6 @@ pub fn go_value(v: &Value) -> String {
 mod tests {
     use super::*;
     use keelson_api::value;
-
-    #[test]
-    fn quoting_is_gos() {
-        assert_eq!(go_quote("a\"b\n\u{1}é"), "\"a\\\"b\\n\\x01é\"");
-    }
 
     #[test]
     fn values_print_as_in_go() {

@@ -39,7 +39,7 @@ pub fn max_len_error(max: usize) -> String {
 }
 
 /// The older wording of the same, for DNS names.
-fn max_chars_error(max: usize) -> String {
+pub fn max_chars_error(max: usize) -> String {
     format!("must be no more than {max} characters")
 }
 
@@ -157,6 +157,49 @@ pub fn dns1123_subdomain(value: &str) -> Vec<String> {
     }
     if !is_dns_subdomain(value) {
         errs.push(regex_error(DNS1123_SUBDOMAIN_MSG, &subdomain_fmt(), &["example.com"]));
+    }
+    errs
+}
+
+/// A DNS label where upstream's rule is declared.
+pub fn declared_dns1123_label(value: &str) -> Vec<String> {
+    let mut errs = dns1123_label(value);
+    if value.len() > 63 {
+        errs[0] = max_len_error(63);
+    }
+    errs
+}
+
+/// A DNS subdomain of letters of any case.
+pub fn dns1123_subdomain_of_any_case(value: &str) -> Vec<String> {
+    let mut errs = Vec::new();
+    if value.len() > 253 {
+        errs.push(max_len_error(253));
+    }
+    if !is_dns_subdomain(&value.to_ascii_lowercase()) {
+        let msg = "an RFC 1123 subdomain must consist of alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
+        errs.push(regex_error(msg, &subdomain_fmt(), &["Example.com"]));
+    }
+    errs
+}
+
+/// The same where each label may begin with an underscore, and have more within.
+pub fn dns1123_subdomain_with_underscore(value: &str) -> Vec<String> {
+    const LABEL: &str = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
+    let mut errs = Vec::new();
+    if value.len() > 253 {
+        errs.push(max_chars_error(253));
+    }
+    let is_digit = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let is_label = |label: &str| {
+        let b = label.strip_prefix('_').unwrap_or(label).as_bytes();
+        b.first().is_some_and(is_digit)
+            && b.last().is_some_and(is_digit)
+            && b.iter().all(|c| is_digit(c) || matches!(c, b'-' | b'_'))
+    };
+    if !value.split('.').all(is_label) {
+        let msg = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character";
+        errs.push(regex_error(msg, &format!("{LABEL}(\\.{LABEL})*"), &["example.com"]));
     }
     errs
 }

@@ -6,7 +6,7 @@ use crate::engine::{Engine, UpdateSource};
 use crate::managed;
 use async_trait::async_trait;
 use keelson_api::codec::{Strictness, yaml};
-use keelson_api::{ApiError, ApiResult, Object, Value};
+use keelson_api::{ApiError, ApiResult, Object, Reason, Value};
 use keelson_machinery::canonical::Wording;
 
 /// A configuration to apply.
@@ -19,9 +19,12 @@ impl Apply {
     pub fn parse(cx: &Cx, bytes: &[u8], force: bool) -> ApiResult<Self> {
         let decoded = yaml::decode(bytes, None, Strictness::Report)
             .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
+        if decoded.value.is_null() {
+            return Err(ApiError::bad_request("invalid object type: /, Kind="));
+        }
         if !matches!(decoded.value, Value::Object(_)) {
             return Err(ApiError::bad_request(format!(
-                "error decoding patch: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+                "error decoding patch: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
                 decoded.value.type_name()
             )));
         }
@@ -49,6 +52,21 @@ impl Apply {
     pub fn force(&self) -> bool {
         self.force
     }
+    /// What can't be read as the type is the server's fault, upstream says, of an object that it names as it was sent.
+    fn unconvertible(&self, cx: &Cx, why: &str) -> ApiError {
+        let said = |key: &str| {
+            self.config
+                .at(&["metadata", key])
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
+        let kind = format!("{}/{}, Kind={}", cx.def.gvr.group, cx.def.gvr.version, cx.def.kind);
+        let (namespace, name) = (said("namespace"), said("name"));
+        let message = format!(
+            "failed to convert new object ({namespace}/{name}; {kind}) to proper version: unable to convert unstructured object to {kind}: {why}"
+        );
+        ApiError::new(Reason::Unknown, message)
+    }
 }
 
 #[async_trait]
@@ -61,9 +79,9 @@ impl UpdateSource for Apply {
             Some(cx.def.strategy.as_ref()),
             merged,
             known,
-            Wording::Json,
+            Wording::Unstructured,
         )
-        .map_err(ApiError::bad_request)?;
+        .map_err(|why| self.unconvertible(cx, &why))?;
         if existing.is_none() && !object.uid().is_empty() {
             return Err(cx.conflict(
                 &cx.name,

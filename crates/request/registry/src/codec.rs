@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use keelson_api::codec::{Strictness, json, proto};
 use keelson_api::status::Details;
-use keelson_api::{ApiError, ApiResult, Cause, Map, Object, Reason, SchemaRef, Str, Value, builtin};
+use keelson_api::{ApiError, ApiResult, Cause, Map, Object, Reason, SchemaRef, Str, Value, builtin, go_quote};
 use keelson_cache::{Attributes, Codec, Entry, Form, IndexKey};
 use keelson_machinery::canonical::{self, Wording};
 use keelson_store::{Revision, unopened};
@@ -187,6 +187,15 @@ pub fn kind_error(value: &Value) -> Option<String> {
             Value::String(_) | Value::Null => None,
             other => wrong(other.type_name(), &format!("struct field .{key} of type string")),
         })
+}
+
+/// What upstream's scheme says of a kind that it doesn't have.
+pub fn no_kind(version: &str, kind: &str) -> String {
+    format!(
+        "no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"",
+        go_quote(kind),
+        go_quote(version)
+    )
 }
 
 /// The JSON of an object, `apiVersion` and `kind` first, so that a list can leave them out by cutting.

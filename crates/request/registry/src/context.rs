@@ -2,7 +2,7 @@
 
 use crate::def::ResourceDef;
 use crate::user::UserInfo;
-use keelson_api::{ApiError, Str, Value};
+use keelson_api::{ApiError, Cause, Str, Value};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -114,6 +114,13 @@ impl Cx {
     }
     pub fn take_waited(&self) -> Duration {
         Duration::from_nanos(self.waited.swap(0, Ordering::Relaxed))
+    }
+    /// What is wrong with an object of this name.
+    pub fn invalid(&self, name: &str, causes: Vec<Cause>) -> ApiError {
+        let (group, kind) = (self.def.gvr.group.as_str(), self.def.kind.as_str());
+        // Events of both groups are one kind.
+        let group = if kind == "Event" { "" } else { group };
+        ApiError::invalid(group, kind, name, causes)
     }
     pub fn not_found(&self, name: &str) -> ApiError {
         ApiError::not_found(&self.def.gvr.group, &self.def.gvr.resource, name)

@@ -8,7 +8,7 @@ pub mod context;
 pub mod convert;
 pub mod def;
 pub mod engine;
-mod internal;
+pub mod internal;
 pub mod managed;
 pub mod meta;
 pub mod options;

@@ -1,12 +1,13 @@
 //! PATCH: what a JSON, merge or strategic merge patch makes of the object that is there.
 
-use crate::codec::{complete_from, kind_error};
+use crate::codec::{complete_from, kind_error, no_kind};
 use crate::context::{Cx, FieldValidation};
 use crate::engine::{Engine, UpdateSource};
 use crate::managed;
 use crate::patched;
 use crate::strategy::Strategy;
 use async_trait::async_trait;
+use keelson_api::builtin::builtin_kind_at;
 use keelson_api::codec::{MOST_FINDINGS, Strictness, json};
 use keelson_api::{ApiError, ApiResult, Cause, Object, Reason, SchemaRef, Value};
 use keelson_machinery::canonical::Wording;
@@ -36,6 +37,10 @@ impl Patch {
             _ => Strictness::Report,
         };
         let decoded = json::decode(bytes, None, strictness).map_err(|e| match kind {
+            // What is no JSON at all isn't looked at any further.
+            _ if serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_err() => {
+                ApiError::bad_request("invalid JSON patch")
+            }
             PatchKind::Strategic => ApiError::bad_request(e.to_string()),
             _ => ApiError::bad_request(format!("error decoding patch: {e}")),
         })?;
@@ -143,6 +148,12 @@ impl Patch {
         {
             return Err(invalid(why));
         }
+        if wording == Wording::Json
+            && !cx.def.custom
+            && let Some(why) = unregistered(&patched, existing)
+        {
+            return Err(invalid(why));
+        }
         let (mut object, unknown) = complete_from(schema, strategy, patched, known, wording).map_err(&invalid)?;
         let findings: Vec<String> = self.findings.iter().cloned().chain(unknown).collect();
         match cx.field_validation {
@@ -158,6 +169,17 @@ impl Patch {
         }
         Ok(object)
     }
+}
+
+/// Why what a patch made of an object is of no kind that there is; what it doesn't say is as before.
+fn unregistered(patched: &Value, existing: &Object) -> Option<String> {
+    let says = |key: &str| patched.get(key).and_then(Value::as_str).filter(|said| !said.is_empty());
+    let version = says("apiVersion").unwrap_or(existing.api_version());
+    let kind = says("kind").unwrap_or(existing.kind());
+    let is_known = (version, kind) == (existing.api_version(), existing.kind())
+        || version.matches('/').count() > 1
+        || builtin_kind_at(version, kind).is_some();
+    (!is_known).then(|| no_kind(version, kind))
 }
 
 #[async_trait]

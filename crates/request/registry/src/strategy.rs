@@ -270,12 +270,12 @@ pub fn restore(new: &mut keelson_api::Map, old: Option<&keelson_api::Map>, key: 
     }
 }
 
-/// Equality in which an absent field and an empty one are the same.
+/// Equality in which an absent list and an empty one are the same. What is canonical has an empty map only where that is another
+/// thing than none.
 pub fn same(a: Option<&Value>, b: Option<&Value>) -> bool {
     fn empty(v: Option<&Value>) -> bool {
         match v {
             None | Some(Value::Null) => true,
-            Some(Value::Object(m)) => m.values().all(|v| empty(Some(v))),
             Some(Value::Array(a)) => a.is_empty(),
             _ => false,
         }

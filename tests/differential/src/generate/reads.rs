@@ -107,7 +107,7 @@ const DELETES: &[(&str, &str)] = &[
     ("", r#"{"kind":"Other","apiVersion":"v1","dryRun":["All"]}"#),
     ("", "{"),
 ];
-/// Queries of a watch; each ends after a second.
+/// Queries of a watch; each ends after a second. How far back a watch reaches is each server's own.
 const WATCHES: &[&str] = &[
     "",
     "resourceVersion=0",
@@ -126,7 +126,6 @@ const WATCHES: &[&str] = &[
     "continue=x",
     "allowWatchBookmarks=true",
     "allowWatchBookmarks=x",
-    "resourceVersion=1",
     "resourceVersion=-1",
     "resourceVersion=0&labelSelector=a+in+()",
     "sendInitialEvents=x",

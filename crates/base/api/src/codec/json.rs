@@ -22,6 +22,7 @@ pub fn decode(bytes: &[u8], schema: Option<&SchemaRef>, strictness: Strictness) 
         schema: schema.map(|s| &*s.schema),
         path: Vec::new(),
         owner: None,
+        misfit: None,
         depth: 0,
         report: strictness == Strictness::Report,
         findings: Vec::new(),
@@ -34,6 +35,9 @@ pub fn decode(bytes: &[u8], schema: Option<&SchemaRef>, strictness: Strictness) 
     };
     if !d.lex.at_end() {
         return d.lex.invalid("after top-level value");
+    }
+    if let Some(misfit) = d.misfit {
+        return Err(misfit);
     }
     Ok(Decoded {
         value,
@@ -54,6 +58,8 @@ struct Decoder<'a, 's> {
     path: Vec<Step<'a, 's>>,
     /// The innermost struct, for type errors.
     owner: Option<&'s TypeDef>,
+    /// The first value that its type can't hold: Go's decoder reads on, and tells of it unless a type that reads itself refuses.
+    misfit: Option<DecodeError>,
     depth: usize,
     report: bool,
     findings: Vec<String>,
@@ -120,7 +126,7 @@ impl<'a, 's> Decoder<'a, 's> {
     }
     /// A value that a type can't hold; `ty` is that of the field being read, or of what stands in it.
     #[cold]
-    fn mismatch<T>(&self, found: &str, ty: &FieldType) -> Result<T, DecodeError> {
+    fn mismatch(&self, found: &str, ty: &FieldType) -> DecodeError {
         let fields = || {
             self.path.iter().filter_map(|s| match s {
                 Step::Field(field) => Some(*field),
@@ -128,14 +134,25 @@ impl<'a, 's> Decoder<'a, 's> {
             })
         };
         let wanted = go_names::type_name(fields().next_back(), ty, self.schema);
-        Err(DecodeError(match self.owner {
+        DecodeError(match self.owner {
             Some(def) if !self.path.is_empty() => {
                 let name = def.name.rsplit('.').next().unwrap_or_default();
                 let path = go_names::path(fields());
                 format!("json: cannot unmarshal {found} into Go struct field {name}.{path} of type {wanted}")
             }
             _ => format!("json: cannot unmarshal {found} into Go value of type {wanted}"),
-        }))
+        })
+    }
+    /// Notes a value that the type can't hold, and reads over it if that hasn't been done.
+    #[cold]
+    fn unexpected(&mut self, ty: &FieldType) -> Result<Value, DecodeError> {
+        let found = self.next_kind()?;
+        let why = self.mismatch(found, ty);
+        if ty.reads_itself() {
+            return Err(why);
+        }
+        self.misfit.get_or_insert(why);
+        self.skip().map(|()| Value::Null)
     }
     /// What Go calls the next value.
     fn next_kind(&mut self) -> Result<&'static str, DecodeError> {
@@ -148,10 +165,6 @@ impl<'a, 's> Decoder<'a, 's> {
             b'-' | b'0'..=b'9' => "number",
             _ => return self.lex.invalid("looking for beginning of value"),
         })
-    }
-    fn unexpected<T>(&mut self, ty: &FieldType) -> Result<T, DecodeError> {
-        let found = self.next_kind()?;
-        self.mismatch(found, ty)
     }
 
     fn any(&mut self) -> Result<Value, DecodeError> {
@@ -212,7 +225,13 @@ impl<'a, 's> Decoder<'a, 's> {
             FieldType::Bytes | FieldType::Time | FieldType::MicroTime | FieldType::Duration => match next {
                 b'"' => {
                     let text = self.lex.string()?;
-                    scalar_text(ty, &text).map(Value::String)
+                    match scalar_text(ty, &text) {
+                        Err(why) if !ty.reads_itself() => {
+                            self.misfit.get_or_insert(why);
+                            Ok(Value::Null)
+                        }
+                        read => read.map(Value::String),
+                    }
                 }
                 _ => self.unexpected(ty),
             },
@@ -225,7 +244,14 @@ impl<'a, 's> Decoder<'a, 's> {
                 let Number { text, integer } = self.lex.number()?;
                 match integer {
                     Some(i) if i >= min && i <= max => Ok(Value::Int(i)),
-                    _ => self.mismatch(&format!("number {text}"), ty),
+                    _ => {
+                        let why = self.mismatch(&format!("number {text}"), ty);
+                        if ty.reads_itself() {
+                            return Err(why);
+                        }
+                        self.misfit.get_or_insert(why);
+                        Ok(Value::Null)
+                    }
                 }
             }
             _ => self.unexpected(ty),
@@ -284,13 +310,15 @@ impl<'a, 's> Decoder<'a, 's> {
 
     fn object_of(&mut self, def: &'s TypeDef, ty: Option<&'s FieldType>) -> Result<Value, DecodeError> {
         if self.lex.peek() != b'{' {
-            let found = self.next_kind()?;
             return match ty {
-                Some(ty) => self.mismatch(found, ty),
-                None => Err(DecodeError(format!(
-                    "json: cannot unmarshal {found} into Go value of type {}",
-                    go_names::struct_name(def)
-                ))),
+                Some(ty) => self.unexpected(ty),
+                None => {
+                    let found = self.next_kind()?;
+                    Err(DecodeError(format!(
+                        "json: cannot unmarshal {found} into Go value of type {}",
+                        go_names::struct_name(def)
+                    )))
+                }
             };
         }
         self.enter()?;
@@ -332,7 +360,9 @@ impl<'a, 's> Decoder<'a, 's> {
             .rposition(|i| *i <= index)
             .map_or(0, |p| p + 1);
         if at > 0 && self.order[first_order + at - 1] == index {
-            self.members[first + at - 1].1 = value;
+            // Go reads a struct or a map that comes again into the one that is there.
+            let before = std::mem::take(&mut self.members[first + at - 1].1);
+            self.members[first + at - 1].1 = again(before, value, &field.ty, self.schema);
         } else {
             self.members.insert(first + at, (field.name.clone(), value));
             self.order.insert(first_order + at, index);
@@ -404,6 +434,27 @@ impl<'a, 's> Decoder<'a, 's> {
         self.depth -= 1;
         Ok(Value::Array(out))
     }
+}
+
+/// A value that is read where there is one already.
+fn again(before: Value, value: Value, ty: &FieldType, schema: Option<&Schema>) -> Value {
+    let (Value::Object(mut all), Value::Object(more)) = (before, value.clone()) else {
+        return value;
+    };
+    let def = match ty {
+        FieldType::Struct(id) => schema.map(|schema| schema.get(*id)),
+        FieldType::Map(_) => None,
+        _ => return value,
+    };
+    for (key, value) in more {
+        let field = def.and_then(|def| def.field(&key));
+        let value = match (field, all.remove(&key)) {
+            (Some(field), Some(before)) => again(before, value, &field.ty, schema),
+            _ => value,
+        };
+        all.insert(key, value);
+    }
+    Value::Object(all)
 }
 
 /// A float; an integral one becomes an integer, since both are written the same.

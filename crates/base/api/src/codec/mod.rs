@@ -23,6 +23,7 @@ pub mod yaml;
 
 pub(crate) use field_sets::FieldSets;
 pub use json_status::encode_status;
+pub use wire::base64_error;
 
 use crate::{SchemaRef, Value};
 

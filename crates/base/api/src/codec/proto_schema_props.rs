@@ -73,8 +73,8 @@ pub(super) fn encode(e: &mut Encoder, format: &str, value: Option<&Value>, w: &m
                 }
             }
         }
+        (_, None | Some(Value::Null)) => {}
         (_, Some(v)) => return Err(refuse(v)),
-        (_, None) => {}
     }
     Ok(())
 }

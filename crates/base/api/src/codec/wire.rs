@@ -2,22 +2,45 @@
 
 use super::{DecodeError, EncodeError};
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 
 pub(super) fn base64_encode(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
-/// On failure the offset Go would name; it ignores line breaks.
+/// On failure the offset Go would name; it ignores line breaks, and takes bits that stand for nothing.
 pub(super) fn base64_decode(text: &str) -> Result<Vec<u8>, usize> {
-    let offset = |e| match e {
-        base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
-        _ => text.len(),
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &alphabet::STANDARD,
+        GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+    );
+    let decoded = match text.contains(['\n', '\r']) {
+        true => LENIENT.decode(text.replace(['\n', '\r'], "")),
+        false => LENIENT.decode(text),
     };
-    if text.contains(['\n', '\r']) {
-        STANDARD.decode(text.replace(['\n', '\r'], "")).map_err(offset)
-    } else {
-        STANDARD.decode(text).map_err(offset)
+    decoded.map_err(|_| base64_error(text).unwrap_or(text.len()))
+}
+
+/// The byte at which Go's decoder sees that a text is no base64.
+pub fn base64_error(text: &str) -> Option<usize> {
+    let mut bytes = text.bytes().enumerate().filter(|(_, c)| !matches!(c, b'\n' | b'\r'));
+    // The place within a group of four.
+    let mut place = 0;
+    while let Some((at, c)) = bytes.next() {
+        match (c, place) {
+            (b'=', 0 | 1) => return Some(at),
+            (b'=', 2) => match bytes.next() {
+                None => return Some(text.len()),
+                Some((_, b'=')) => return bytes.next().map(|(at, _)| at),
+                Some((next, _)) => return Some(next - 1),
+            },
+            (b'=', _) => return bytes.next().map(|(at, _)| at),
+            (c, _) if c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/') => place = (place + 1) % 4,
+            _ => return Some(at),
+        }
     }
+    // It ends within four, which are the wrong ones.
+    (place > 0).then(|| text.len() - place)
 }
 
 /// What stands behind a field's key.

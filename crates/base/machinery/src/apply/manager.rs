@@ -212,7 +212,8 @@ impl FieldManager<'_> {
         let (api_version, kind) = gvk(config);
         if api_version != self.api_version || kind != self.kind {
             return Err(ApiError::bad_request(format!(
-                "invalid object type: {api_version}, Kind={kind}"
+                "invalid object type: {}, Kind={kind}",
+                group_and_version(&api_version)
             )));
         }
         if entries(config).is_some_and(|e| !e.is_null()) {
@@ -226,9 +227,10 @@ impl FieldManager<'_> {
                     .unwrap_or_default()
             };
             other_error(format!(
-                "failed to create typed patch object ({}/{}; {api_version}, Kind={kind}): {e}",
+                "failed to create typed patch object ({}/{}; {}, Kind={kind}): {e}",
                 name("namespace"),
-                name("name")
+                name("name"),
+                group_and_version(&api_version)
             ))
         })?;
         let base = if live.is_null() {
@@ -364,6 +366,14 @@ fn conflict_error(mut conflicts: Vec<Conflict>) -> ApiError {
 }
 
 /// Keeps kubectl's client-side annotation in step with what was applied, where it exists.
+/// As Go prints both, of which the core's group is empty.
+fn group_and_version(api_version: &str) -> String {
+    match api_version.contains('/') {
+        true => api_version.to_string(),
+        false => format!("/{api_version}"),
+    }
+}
+
 fn refresh_last_applied(object: &mut Value, config: &Value) {
     let has = object
         .at(&["metadata", "annotations", LAST_APPLIED])

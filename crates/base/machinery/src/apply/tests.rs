@@ -251,7 +251,7 @@ fn bad_configurations_are_refused() {
         .unwrap_err();
     assert_eq!(
         e.message,
-        "failed to create typed patch object (ns/n; v1, Kind=Pod): .spec.zap: field not declared in schema"
+        "failed to create typed patch object (ns/n; /v1, Kind=Pod): .spec.zap: field not declared in schema"
     );
     let twice = value!({"spec": {"containers": [{"name": "a"}, {"name": "a"}]}});
     let e = w.apply("one", twice, false).unwrap_err();

@@ -4,7 +4,7 @@ use super::defaults::{self, zero_of};
 use super::{Path, Report};
 use crate::go;
 use crate::structural::Structural;
-use keelson_api::codec::has_room;
+use keelson_api::codec::{base64_error, has_room};
 use keelson_api::go_names;
 use keelson_api::schema::{Field, FieldType, Omit, Schema, SchemaRef, TypeDef};
 use keelson_api::{Map, Value};
@@ -41,12 +41,14 @@ struct Walk<'a> {
     names: Vec<&'a Field>,
     structs: Vec<&'a str>,
     report: Report,
+    /// The first value that its type can't hold, while the JSON decoder reads on.
+    misfit: Option<DecodeError>,
 }
 
 pub(super) fn object(object: &mut Value, schema: &SchemaRef, known: Option<&Map>, wording: Wording) -> Res<Report> {
     let mut w = Walk::new(&schema.schema, wording);
     w.root(object, schema.def(), known)?;
-    Ok(w.report)
+    w.misfit.map_or(Ok(w.report), Err)
 }
 
 /// Canonicalises only `metadata` (custom resources: their metadata is typed, the rest is not). Says what of it is unknown.
@@ -55,7 +57,7 @@ pub(super) fn metadata(object: &mut Value, schema: &SchemaRef) -> Res<Vec<String
     if let (Some(field), Some(m)) = (schema.def().field("metadata"), object.get_mut("metadata")) {
         w.metadata(m, field)?;
     }
-    Ok(w.report.unknown)
+    w.misfit.map_or(Ok(w.report.unknown), Err)
 }
 
 /// The same of resources that stand in a custom resource.
@@ -67,7 +69,7 @@ pub(super) fn embedded(object: &mut Value, structural: &Structural, schema: &Sch
         w.embedded(object, structural, field)?;
     }
     w.report.unknown.sort();
-    Ok(w.report.unknown)
+    w.misfit.map_or(Ok(w.report.unknown), Err)
 }
 
 impl<'a> Walk<'a> {
@@ -79,6 +81,7 @@ impl<'a> Walk<'a> {
             names: Vec::new(),
             structs: Vec::new(),
             report: Report::default(),
+            misfit: None,
         }
     }
 
@@ -97,7 +100,8 @@ impl<'a> Walk<'a> {
             Value::Object(m) => {
                 if let Some(of) = m.get_mut("metadata").filter(|_| s.embedded_resource) {
                     let at = self.path.child("metadata");
-                    self.metadata(of, meta)
+                    let done = self.metadata(of, meta);
+                    done.and(self.misfit.take().map_or(Ok(()), Err))
                         .map_err(|e| DecodeError(format!("{at}: Invalid value: {}", e.0)))?;
                 }
                 for (key, v) in m.iter_mut() {
@@ -139,7 +143,7 @@ impl<'a> Walk<'a> {
 
     fn mismatch(&self, v: &Value, ty: &FieldType) -> DecodeError {
         let target = go_names::type_name(self.names.last().copied(), ty, Some(self.schema));
-        if self.wording == Wording::Unstructured && !reads_itself(ty) {
+        if self.wording == Wording::Unstructured && !ty.reads_itself() {
             return DecodeError(unconvertible(v, ty, &target));
         }
         let shown = match v {
@@ -226,7 +230,15 @@ impl<'a> Walk<'a> {
         if v.is_null() {
             return Ok(false);
         }
+        either(v, &field.format)?;
+        if v.is_null() {
+            return Ok(false);
+        }
         self.value(v, &field.ty, known)?;
+        // An empty list of managers asks for all of them to be forgotten.
+        if self.path.as_str() == "metadata.managedFields" {
+            return Ok(true);
+        }
         Ok(!omitted(v, field, self.schema))
     }
 
@@ -250,9 +262,17 @@ impl<'a> Walk<'a> {
                 Ok(())
             }
             (FieldType::String, Value::String(_)) => Ok(()),
-            (FieldType::Bytes, Value::String(s)) => match super::scalars::base64_error(s) {
+            (FieldType::Bytes, Value::String(s)) => match base64_error(s) {
                 None => Ok(()),
-                Some(at) => Err(DecodeError(format!("illegal base64 data at input byte {at}"))),
+                Some(at) => {
+                    let converted = match self.wording {
+                        Wording::Json => "",
+                        Wording::Unstructured => "error decoding from json: ",
+                    };
+                    self.misfits(DecodeError(format!(
+                        "{converted}illegal base64 data at input byte {at}"
+                    )))
+                }
             },
             (FieldType::Quantity, Value::String(_) | Value::Int(_) | Value::Float(_)) => {
                 super::scalars::quantity(v).map_err(DecodeError)
@@ -280,8 +300,20 @@ impl<'a> Walk<'a> {
                 }
                 Ok(())
             }
-            (_, other) => Err(self.mismatch(other, ty)),
+            (ty, other) => {
+                let why = self.mismatch(other, ty);
+                if ty.reads_itself() { Err(why) } else { self.misfits(why) }
+            }
         }
+    }
+
+    /// What doesn't fit ends a conversion, and only is remembered by the JSON decoder.
+    fn misfits(&mut self, why: DecodeError) -> Res<()> {
+        if self.wording == Wording::Unstructured {
+            return Err(why);
+        }
+        self.misfit.get_or_insert(why);
+        Ok(())
     }
 
     fn elements(&mut self, a: &mut [Value], el: &'a FieldType, known: Option<&Value>) -> Res<()> {
@@ -303,6 +335,28 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// A schema, or what else may stand in its place in another: some of these are particular, some hold nothing of what they aren't.
+fn either(v: &mut Value, format: &str) -> Res<()> {
+    match (format, &mut *v) {
+        ("JSONSchemaPropsOrBool", Value::Object(_) | Value::Bool(_)) => Ok(()),
+        ("JSONSchemaPropsOrBool", _) => Err(DecodeError("boolean or JSON schema expected".into())),
+        ("JSONSchemaPropsOrArray", Value::Object(_) | Value::Array(_)) => Ok(()),
+        ("JSONSchemaPropsOrStringArray", Value::Object(each)) => {
+            for one in each.iter_mut().map(|(_, v)| v) {
+                if !matches!(one, Value::Object(_) | Value::Array(_)) {
+                    *one = Value::Null;
+                }
+            }
+            Ok(())
+        }
+        ("JSONSchemaPropsOrArray", other) => {
+            *other = Value::Null;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
 fn is_number(ty: &FieldType) -> bool {
     matches!(
         ty,
@@ -313,14 +367,6 @@ fn is_number(ty: &FieldType) -> bool {
             | FieldType::Float32
             | FieldType::Float64
             | FieldType::IntOrString
-    )
-}
-
-/// Types whose own decoder is asked even where objects are converted.
-fn reads_itself(ty: &FieldType) -> bool {
-    matches!(
-        ty,
-        FieldType::IntOrString | FieldType::Time | FieldType::MicroTime | FieldType::Duration | FieldType::Quantity
     )
 }
 

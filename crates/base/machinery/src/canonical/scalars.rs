@@ -2,34 +2,6 @@
 
 use keelson_api::{Quantity, Str, Time, Value, duration};
 
-/// The byte at which base64 text goes wrong, as Go's decoder counts it.
-pub(super) fn base64_error(s: &str) -> Option<usize> {
-    let b: Vec<(usize, u8)> = s
-        .bytes()
-        .enumerate()
-        .filter(|(_, c)| !matches!(c, b'\n' | b'\r'))
-        .collect();
-    let is_digit = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/');
-    for (n, (at, c)) in b.iter().enumerate() {
-        if is_digit(*c) {
-            continue;
-        }
-        let rest = &b[n..];
-        let padding = match n % 4 {
-            2 => 2,
-            3 => 1,
-            _ => 0,
-        };
-        let ok = *c == b'=' && rest.len() == padding && rest.iter().all(|(_, c)| *c == b'=');
-        return if ok { None } else { Some(*at) };
-    }
-    if b.len().is_multiple_of(4) {
-        None
-    } else {
-        Some(s.len() - b.len() % 4)
-    }
-}
-
 /// Brings a quantity (text or number) into its canonical text.
 pub(super) fn quantity(v: &mut Value) -> Result<(), String> {
     let text = match &*v {
@@ -64,15 +36,25 @@ pub(super) fn duration(s: &mut Str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use keelson_api::codec::base64_error;
 
     #[test]
     fn base64_is_checked() {
         for good in ["", "YQ==", "YWI=", "YWJj", "YW\nJj"] {
             assert_eq!(base64_error(good), None, "{good}");
         }
-        assert_eq!(base64_error("Y"), Some(0));
-        assert_eq!(base64_error("YW*="), Some(2));
-        assert_eq!(base64_error("YQ=a"), Some(2));
+        for (bad, at) in [
+            ("Y", 0),
+            ("YQ", 0),
+            ("YWJjY", 4),
+            ("YQ=", 3),
+            ("YW*=", 2),
+            ("YQ=a", 2),
+            ("YQ==x", 4),
+            ("YWI=x", 4),
+            ("=", 0),
+        ] {
+            assert_eq!(base64_error(bad), Some(at), "{bad}");
+        }
     }
 }

@@ -85,12 +85,21 @@ fn parse_here(source: &str) -> Result<Parsed, String> {
                 .iter()
                 .map(|e| {
                     let (line, column) = (e.pos.0.max(1) as usize, e.pos.1.max(1) as usize);
-                    let message = if e.msg.starts_with("Syntax error") || e.msg.contains("unsupported") {
+                    let mut message = if e.msg.starts_with("Syntax error") || e.msg.contains("unsupported") {
                         e.msg.clone()
                     } else {
                         format!("Syntax error: {}", e.msg)
                     };
-                    located(source, line, column, &message)
+                    // What stands after a whole expression could be anything that goes on, but only the end would do.
+                    if let Some((found, _)) = message.split_once(" expecting {<EOF>, ")
+                        && found.contains("mismatched input")
+                    {
+                        message = format!("{found} expecting <EOF>");
+                    }
+                    match source.is_empty() {
+                        true => format!("ERROR: <input>:1:0: {message}"),
+                        false => located(source, line, column, &message),
+                    }
                 })
                 .collect();
             Err(each.join("\n"))
@@ -102,7 +111,23 @@ fn parse_here(source: &str) -> Result<Parsed, String> {
 pub fn located(source: &str, line: usize, column: usize, message: &str) -> String {
     let mut out = format!("ERROR: <input>:{line}:{column}: {message}");
     if let Some(text) = source.lines().nth(line - 1) {
-        out.push_str(&format!("\n | {text}\n | {}^", ".".repeat(column - 1)));
+        // Below what isn't ASCII the marks are wide.
+        let mut chars = text.chars();
+        let dots: String = chars
+            .by_ref()
+            .take(column - 1)
+            .map(|c| if c.is_ascii() { '.' } else { '\u{ff0e}' })
+            .collect();
+        let mark = if chars.next().is_none_or(|c| c.is_ascii()) {
+            '^'
+        } else {
+            '\u{ff3e}'
+        };
+        let dots = format!(
+            "{dots}{}",
+            ".".repeat((column - 1).saturating_sub(dots.chars().count()))
+        );
+        out.push_str(&format!("\n | {}\n | {dots}{mark}", text.replace('\t', " ")));
     }
     out
 }

@@ -30,14 +30,14 @@ pub fn apply(doc: &Value, patch: &Value) -> ApiResult<Value> {
         ));
     }
     let mut out = doc.clone();
-    apply_operations(&mut out, ops).map_err(|_| {
-        ApiError::new(
-            Reason::Invalid,
-            "the server rejected our request due to an error in our request",
-        )
-        .with_details(Details::default())
-    })?;
+    apply_operations(&mut out, ops).map_err(|_| unspecified())?;
     Ok(out)
+}
+
+/// What upstream says of a patch of which it doesn't tell what is wrong.
+pub(super) fn unspecified() -> ApiError {
+    let why = "the server rejected our request due to an error in our request";
+    ApiError::new(Reason::Invalid, why).with_details(Details::default())
 }
 
 /// Applies the operations in order; stops at the first that fails and says why.

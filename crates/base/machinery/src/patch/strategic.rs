@@ -4,10 +4,11 @@
 //! The strategy and the merge key of a field come from the schema. Custom resources have none: callers refuse the
 //! content type for them before they come here.
 
+use super::json_patch;
 use crate::go::go_value;
 use keelson_api::codec::json;
 use keelson_api::schema::{FieldType, PatchStrategy, Schema, SchemaRef, TypeDef};
-use keelson_api::{ApiError, ApiResult, Map, Str, Value};
+use keelson_api::{ApiError, ApiResult, Map, Reason, Str, Value};
 use std::collections::HashMap;
 
 const DIRECTIVE: &str = "$patch";
@@ -15,7 +16,7 @@ const RETAIN_KEYS: &str = "$retainKeys";
 const DELETE_PREFIX: &str = "$deleteFromPrimitiveList";
 const ORDER_PREFIX: &str = "$setElementOrder";
 
-/// Applies a strategic merge patch to an object of the type; failures are bad requests.
+/// Applies a strategic merge patch to an object of the type.
 pub fn apply(original: &Value, patch: &Value, schema: &SchemaRef) -> ApiResult<Value> {
     let (Value::Object(original), Value::Object(patch)) = (original, patch) else {
         return Err(ApiError::bad_request("invalid JSON document"));
@@ -26,8 +27,22 @@ pub fn apply(original: &Value, patch: &Value, schema: &SchemaRef) -> ApiResult<V
     };
     merge_map(original.clone(), patch.clone(), node)
         .map(Value::Object)
-        .map_err(ApiError::bad_request)
+        .map_err(refusal)
 }
+
+/// Upstream says of a few failures that the request is to blame, and of one kind nothing but that; all others are the server's.
+fn refusal(why: String) -> ApiError {
+    match why.as_str() {
+        BAD_DELETION | BAD_RETAIN_KEYS | BAD_ORDER => ApiError::bad_request(why),
+        LISTS_OF_LISTS => json_patch::unspecified(),
+        _ => ApiError::new(Reason::Unknown, why),
+    }
+}
+
+const BAD_DELETION: &str = "invalid patch format of primitive list";
+const BAD_RETAIN_KEYS: &str = "invalid patch format of retainKeys";
+const BAD_ORDER: &str = "invalid patch format of setElementOrder list";
+const LISTS_OF_LISTS: &str = "lists of lists are not supported";
 
 type Res<T> = Result<T, String>;
 
@@ -157,7 +172,7 @@ fn merge_map(mut original: Map, mut patch: Map, node: Node) -> Res<Map> {
 
     for (key, new) in patch {
         let (key, deleting) = if key.starts_with(DELETE_PREFIX) {
-            let target = directive_target(&key, DELETE_PREFIX, "invalid patch format of primitive list")?;
+            let target = directive_target(&key, DELETE_PREFIX, BAD_DELETION)?;
             (Str::from(target), true)
         } else {
             (key, false)
@@ -229,7 +244,7 @@ fn without_directives(v: Value) -> Option<Value> {
 }
 
 fn retain_keys(original: &mut Map, patch: &mut Map) -> Res<()> {
-    let bad = || "invalid patch format of retainKeys".to_string();
+    let bad = || BAD_RETAIN_KEYS.to_string();
     let Some(list) = patch.remove(RETAIN_KEYS) else {
         return Ok(());
     };
@@ -255,7 +270,7 @@ fn set_element_order(original: &mut Map, patch: &mut Map, node: Node) -> Res<()>
         let Value::Array(order) = order else {
             return Err(bad_type("[]interface {}", &order));
         };
-        let field = directive_target(&key, ORDER_PREFIX, "invalid patch format of setElementOrder list")?;
+        let field = directive_target(&key, ORDER_PREFIX, BAD_ORDER)?;
         let as_list = |v: Option<Value>| match v {
             None => Ok(None),
             Some(Value::Array(a)) => Ok(Some(a)),
@@ -338,7 +353,7 @@ fn element_kind(lists: &[Vec<Value>; 2]) -> Res<bool> {
         return Err("no elements in any of the given slices".into());
     };
     if matches!(first, Value::Array(_)) {
-        return Err("lists of lists are not supported".into());
+        return Err(LISTS_OF_LISTS.into());
     }
     if all.any(|v| go_type(v) != go_type(first)) {
         let shown: Vec<String> = lists.iter().map(|l| go_value(&Value::Array(l.clone()))).collect();

@@ -104,3 +104,13 @@ fn errors_are_upstreams() {
         "unable to find api field in struct Pod for the json field \"unknown\""
     );
 }
+
+#[test]
+fn few_failures_are_the_requests() {
+    let original = value!({"spec": {"containers": [{"name": "a"}]}, "metadata": {"finalizers": []}});
+    let code = |patch: Value| apply(&original, &patch, &pod_like()).unwrap_err().code;
+    assert_eq!(code(value!({"spec": {"$retainKeys": {}}})), 400);
+    assert_eq!(code(value!({"spec": {"$patch": "zap"}})), 500);
+    assert_eq!(code(value!({"spec": {"containers": [{"image": "x"}]}})), 500);
+    assert_eq!(code(value!({"metadata": {"finalizers": [["a"]]}})), 422);
+}

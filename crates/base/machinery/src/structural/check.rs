@@ -10,18 +10,25 @@ enum Level {
     Field,
 }
 
+/// Whether a schema has what can't be expressed structurally at all.
+pub fn is_unreadable(schema: &Value) -> bool {
+    FORBIDDEN.iter().any(|key| find_forbidden(schema, key).is_some())
+}
+
+const FORBIDDEN: [&str; 7] = [
+    "$ref",
+    "$schema",
+    "id",
+    "patternProperties",
+    "dependencies",
+    "additionalItems",
+    "definitions",
+];
+
 /// Violations of structurality of an `openAPIV3Schema`, sorted by their text.
 pub fn violations(schema: &Value, path: &str) -> Vec<Cause> {
     let mut c = Checker { out: Causes::default() };
-    for key in [
-        "$ref",
-        "$schema",
-        "id",
-        "patternProperties",
-        "dependencies",
-        "additionalItems",
-        "definitions",
-    ] {
+    for key in FORBIDDEN {
         // These can't be expressed structurally at all; upstream reports them as one error of the whole schema.
         if let Some(found) = find_forbidden(schema, key) {
             let shown = if key == "$schema" { "schema" } else { key };

@@ -202,16 +202,6 @@ impl Authorizer for Rbac {
 
     fn rules(&self, user: &UserInfo, namespace: &str) -> Rules {
         let mut out = Rules::default();
-        if user.in_group(SYSTEM_MASTERS) {
-            let all = || vec![Value::from("*")];
-            let mut resource = Map::new();
-            for key in ["apiGroups", "resources", "verbs"] {
-                resource.insert(key, all());
-            }
-            out.resource_rules.push(resource.into());
-            out.non_resource_rules
-                .push(Map::from_iter([("nonResourceURLs", all()), ("verbs", all())]).into());
-        }
         let (rules, errors) = self.rules_for(user, namespace);
         let list = |l: &[Str]| Value::Array(l.iter().cloned().map(Value::String).collect());
         for r in rules {

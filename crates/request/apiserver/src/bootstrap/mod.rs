@@ -91,7 +91,11 @@ async fn reconcile(wanted: &Object, loopback: &Loopback) -> ApiResult<()> {
     let path = format!("{collection}/{}", wanted.name());
     match loopback.object(&path).await? {
         None => match loopback
-            .send(Method::POST, &collection, Some(&wanted.clone().into()))
+            .send(
+                Method::POST,
+                &as_manager(wanted, &collection),
+                Some(&wanted.clone().into()),
+            )
             .await
         {
             Ok(made) => cluster::finish(&made, loopback).await,
@@ -100,13 +104,24 @@ async fn reconcile(wanted: &Object, loopback: &Loopback) -> ApiResult<()> {
         },
         Some(mut found) => {
             if merge::update(&mut found, wanted) {
-                match loopback.send(Method::PUT, &path, Some(&found.into())).await {
+                match loopback
+                    .send(Method::PUT, &as_manager(wanted, &path), Some(&found.into()))
+                    .await
+                {
                     Err(e) if !e.is(Reason::Conflict) => return Err(e),
                     _ => {}
                 }
             }
             Ok(())
         }
+    }
+}
+
+/// The path of a write by who keeps such objects upstream.
+fn as_manager(wanted: &Object, path: &str) -> String {
+    match wanted.api_version().starts_with("flowcontrol.apiserver.k8s.io/") {
+        true => format!("{path}?fieldManager=api-priority-and-fairness-config-producer-v1"),
+        false => path.to_string(),
     }
 }
 

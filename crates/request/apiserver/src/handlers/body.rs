@@ -4,7 +4,7 @@ use super::negotiate::PROTOBUF;
 use keelson_api::builtin::builtin_kind_at;
 use keelson_api::codec::{Decoded, Format, Strictness, decode_text, proto, strict_error};
 use keelson_api::{ApiError, ApiResult, GroupVersion, GroupVersionKind, Map, Object, SchemaRef, Value};
-use keelson_registry::codec::{complete, kind_error};
+use keelson_registry::codec::{complete, kind_error, no_kind};
 use keelson_registry::strategy::Strategy;
 use keelson_registry::{Cx, FieldValidation};
 
@@ -44,6 +44,10 @@ pub fn decode(cx: &Cx, bytes: &[u8], format: Format, expected: &Expected) -> Api
             decoded.value
         }
     };
+    // Go reads nothing into what it has.
+    if value.is_null() && !expected.custom {
+        value = Value::Object(Map::new());
+    }
     // A body may leave out of which version it is: the path says it, and defaults go by it.
     let says_none = |object: &&mut Map| object.str("apiVersion").unwrap_or_default().is_empty();
     if let Some(object) = value.as_object_mut().filter(says_none) {
@@ -82,7 +86,7 @@ fn in_two_steps(bytes: &[u8], format: Format, expected: &Expected, strictness: S
     let want = expected.kind;
     let any = decode_text(bytes, format, None, strictness).map_err(|e| unrecognized(want, &json_error(&e), bytes))?;
     check_kind_of(&any.value, expected, bytes)?;
-    if expected.custom {
+    if expected.custom || any.value.is_null() {
         return Ok(any);
     }
     decode_text(bytes, format, Some(expected.schema), strictness).map_err(|e| cannot_handle(want, &e))
@@ -136,10 +140,7 @@ fn check_kind(api_version: &str, kind: &str, expected: &Expected, body: &[u8]) -
         return Err(version_differs());
     }
     if !expected.custom && builtin_kind_at(&said.to_string(), kind).is_none() {
-        return refused(format!(
-            "no kind {kind:?} is registered for version {:?} in scheme \"pkg/runtime/scheme.go:111\"",
-            said.to_string()
-        ));
+        return refused(no_kind(&said.to_string(), kind));
     }
     // Events are in two groups.
     if kind == want.kind && (said.group == want.group || kind == "Event") {

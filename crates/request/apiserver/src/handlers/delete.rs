@@ -6,9 +6,10 @@ use crate::authz::Attributes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use http::StatusCode;
-use keelson_api::codec::{Format, Strictness, decode_text, proto};
+use keelson_api::codec::{DecodeError, Format, Strictness, decode_text, proto};
 use keelson_api::{ApiError, ApiResult, Object, Reason, builtin, value};
 use keelson_cache::Entry;
+use keelson_registry::codec::no_kind;
 use keelson_registry::engine::Engine;
 use keelson_registry::options::{DeleteOptions, ListOptions};
 use keelson_registry::{Admission, Cx};
@@ -120,16 +121,31 @@ pub fn options(call: &Call<'_>) -> ApiResult<DeleteOptions> {
         }
         format => {
             let decoded = decode_text(&bytes, format, Some(&schema), Strictness::Lenient)
-                .map_err(|e| ApiError::bad_request(e.to_string()))?;
+                .map_err(|e| ApiError::bad_request(unreadable_options(&bytes, format, &e)))?;
             Object::try_from(decoded.value).map_err(|_| ApiError::bad_request("DeleteOptions must be an object"))?
         }
     };
     if !matches!(object.kind(), "" | "DeleteOptions") {
+        let version = match object.api_version() {
+            "" => "v1",
+            said => said,
+        };
         return Err(ApiError::bad_request(
-            "decoded object cannot be converted to DeleteOptions",
+            match builtin::builtin_kind_at(version, object.kind()) {
+                None => no_kind(version, object.kind()),
+                Some(_) => "decoded object cannot be converted to DeleteOptions".into(),
+            },
         ));
     }
     DeleteOptions::from_object(&object)
+}
+
+/// Why options can't be read: their kind is read first.
+fn unreadable_options(bytes: &[u8], format: Format, why: &DecodeError) -> String {
+    match decode_text(bytes, format, None, Strictness::Lenient) {
+        Err(why) => format!("couldn't get version/kind; json parse error: {why}"),
+        Ok(_) => why.to_string(),
+    }
 }
 
 /// One object of a collection; one that is gone already is none to worry about.

@@ -194,6 +194,12 @@ impl Call<'_> {
         cx.dry_run = options.is_dry_run();
         cx.field_validation = FieldValidation::parse(&options.field_validation);
         cx.field_manager = match options.field_manager.as_str() {
+            // What the server does itself it says nothing of.
+            "" if self.context.user_agent.is_empty()
+                && self.context.user.name == keelson_registry::UserInfo::api_server().name =>
+            {
+                "kube-apiserver".into()
+            }
             "" => manager_of(&self.context.user_agent),
             m => m.into(),
         };

@@ -2,7 +2,8 @@
 
 use super::{Call, Served, negotiate, respond};
 use http::StatusCode;
-use keelson_api::ApiResult;
+use keelson_api::status::Details;
+use keelson_api::{ApiError, ApiResult, Reason};
 use keelson_registry::Cx;
 use keelson_registry::apply::Apply;
 use keelson_registry::engine::UpdateSource;
@@ -33,13 +34,11 @@ impl Kind {
             MERGE => Kind::Plain(PatchKind::Merge),
             STRATEGIC if !custom => Kind::Plain(PatchKind::Strategic),
             APPLY => Kind::Apply,
+            _ if custom => return Err(negotiate::unsupported(&[JSON, MERGE, APPLY].join(", "))),
+            // Upstream's router turns it away, before anybody who could say what is taken.
             _ => {
-                let mut list = vec![JSON, MERGE];
-                if !custom {
-                    list.push(STRATEGIC);
-                }
-                list.push(APPLY);
-                return Err(negotiate::unsupported(&list.join(", ")));
+                let why = ApiError::new(Reason::UnsupportedMediaType, "415: Unsupported Media Type");
+                return Err(why.with_details(Details::default()));
             }
         })
     }

@@ -1,6 +1,7 @@
 //! HorizontalPodAutoscaler: `v1` knows one CPU target; the rest of `v2` travels in annotations.
 
-use super::Converter;
+use super::{Converter, metrics};
+use crate::internal;
 use async_trait::async_trait;
 use keelson_api::{ApiError, ApiResult, Map, Object, Value, value};
 
@@ -25,8 +26,8 @@ impl Converter for Autoscalers {
 fn one(o: Object, api_version: &str) -> ApiResult<Object> {
     match (o.api_version(), api_version) {
         (a, b) if a == b => Ok(o),
-        (_, "autoscaling/v1") => to_v1(o),
-        (_, "autoscaling/v2") => to_v2(o),
+        (_, "autoscaling/v1") => Ok(to_v1(o)),
+        (_, "autoscaling/v2") => Ok(to_v2(o)),
         (from, to) => Err(ApiError::internal(format!(
             "no conversion of autoscalers from {from} to {to}"
         ))),
@@ -40,10 +41,8 @@ fn is_cpu(m: &Value, member: &str) -> bool {
         && m.at(&["resource", member, "averageUtilization"]).is_some()
 }
 
-fn annotate(o: &mut Object, key: &str, value: &Value) -> ApiResult<()> {
-    let text = serde_json::to_string(value).map_err(ApiError::internal)?;
+fn annotate(o: &mut Object, key: &str, text: String) {
     o.set_at(&["metadata", "annotations", key], text);
-    Ok(())
 }
 
 fn take_annotation(o: &mut Object, key: &str) -> Option<Value> {
@@ -61,38 +60,43 @@ fn list(o: &mut Object, path: &[&str]) -> Vec<Value> {
     }
 }
 
-fn to_v1(mut o: Object) -> ApiResult<Object> {
-    let (mut others, mut target) = (Vec::new(), None);
-    for m in list(&mut o, &["spec", "metrics"]) {
-        if target.is_none() && is_cpu(&m, "target") {
-            target = m.at(&["resource", "target", "averageUtilization"]).cloned();
-        } else {
-            others.push(m);
-        }
+fn to_v1(mut o: Object) -> Object {
+    for key in [METRICS, CURRENT, CONDITIONS, BEHAVIOR] {
+        take_annotation(&mut o, key);
     }
-    if let Some(t) = target {
-        o.set_at(&["spec", "targetCPUUtilizationPercentage"], t);
+    let all = list(&mut o, &["spec", "metrics"]);
+    let (cpu, others): (Vec<Value>, Vec<Value>) = all.into_iter().partition(|m| is_cpu(m, "target"));
+    if let Some(t) = cpu
+        .first()
+        .and_then(|m| m.at(&["resource", "target", "averageUtilization"]))
+    {
+        o.set_at(&["spec", "targetCPUUtilizationPercentage"], t.clone());
     }
     if !others.is_empty() {
-        annotate(&mut o, METRICS, &others.into())?;
+        annotate(&mut o, METRICS, metrics::array(others.iter().map(metrics::wanted)));
     }
     if let Some(b) = o.remove_at(&["spec", "behavior"]) {
-        annotate(&mut o, BEHAVIOR, &b)?;
+        let shown = internal::shown("autoscaling.HorizontalPodAutoscalerBehavior", Some(&b));
+        annotate(&mut o, BEHAVIOR, shown);
     }
     let current = list(&mut o, &["status", "currentMetrics"]);
     if let Some(v) = current
         .iter()
-        .find(|m| is_cpu(m, "current"))
+        .rfind(|m| is_cpu(m, "current"))
         .and_then(|m| m.at(&["resource", "current", "averageUtilization"]))
     {
         o.set_at(&["status", "currentCPUUtilizationPercentage"], v.clone());
     }
     if !current.is_empty() {
-        annotate(&mut o, CURRENT, &current.into())?;
+        annotate(&mut o, CURRENT, metrics::array(current.iter().map(metrics::seen)));
     }
     let conditions = list(&mut o, &["status", "conditions"]);
     if !conditions.is_empty() {
-        annotate(&mut o, CONDITIONS, &conditions.into())?;
+        annotate(
+            &mut o,
+            CONDITIONS,
+            metrics::array(conditions.iter().map(metrics::condition)),
+        );
     }
     if o.obj("status").is_some() {
         for key in ["currentReplicas", "desiredReplicas"] {
@@ -100,27 +104,35 @@ fn to_v1(mut o: Object) -> ApiResult<Object> {
         }
     }
     o.insert("apiVersion", "autoscaling/v1");
-    Ok(o)
+    o
 }
 
-fn to_v2(mut o: Object) -> ApiResult<Object> {
-    let mut metrics = match take_annotation(&mut o, METRICS) {
-        Some(Value::Array(a)) => a,
-        _ => Vec::new(),
+/// The CPU utilisation that is wanted where nothing is.
+const DEFAULT_CPU: i64 = 80;
+
+pub fn to_v2(mut o: Object) -> Object {
+    if o.api_version() == "autoscaling/v2" {
+        return o;
+    }
+    let each = |kept: Option<Value>, read: fn(&Value) -> Value| match kept {
+        Some(Value::Array(a)) => Some(a.iter().map(read).collect::<Vec<_>>()),
+        _ => None,
     };
-    if let Some(t) = o.remove_at(&["spec", "targetCPUUtilizationPercentage"]) {
+    let mut all = each(take_annotation(&mut o, METRICS), metrics::read_wanted).unwrap_or_default();
+    let wanted = o.remove_at(&["spec", "targetCPUUtilizationPercentage"]);
+    if let Some(t) = wanted.or_else(|| all.is_empty().then_some(Value::Int(DEFAULT_CPU))) {
         let mut cpu = value!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization"}}});
         cpu.set_at(&["resource", "target", "averageUtilization"], t);
-        metrics.insert(0, cpu);
+        all.push(cpu);
     }
-    if !metrics.is_empty() {
-        o.set_at(&["spec", "metrics"], metrics);
-    }
-    if let Some(b) = take_annotation(&mut o, BEHAVIOR) {
+    o.set_at(&["spec", "metrics"], all);
+    if let Some(b) = take_annotation(&mut o, BEHAVIOR).map(|b| metrics::read_behavior(&b))
+        && b.as_object().is_some_and(|b| !b.is_empty())
+    {
         o.set_at(&["spec", "behavior"], b);
     }
     let cpu_now = o.remove_at(&["status", "currentCPUUtilizationPercentage"]);
-    match (take_annotation(&mut o, CURRENT), cpu_now) {
+    match (each(take_annotation(&mut o, CURRENT), metrics::read_seen), cpu_now) {
         (Some(current), _) => o.set_at(&["status", "currentMetrics"], current),
         (None, Some(v)) => {
             let mut m = value!({"type": "Resource", "resource": {"name": "cpu", "current": {}}});
@@ -129,11 +141,11 @@ fn to_v2(mut o: Object) -> ApiResult<Object> {
         }
         (None, None) => {}
     }
-    if let Some(c) = take_annotation(&mut o, CONDITIONS) {
+    if let Some(c @ Value::Array(_)) = take_annotation(&mut o, CONDITIONS) {
         o.set_at(&["status", "conditions"], c);
     }
     o.insert("apiVersion", "autoscaling/v2");
-    Ok(o)
+    o
 }
 
 #[cfg(test)]
@@ -150,12 +162,53 @@ mod tests {
             ]},
         }))
         .unwrap();
-        let v1 = to_v1(v2.clone()).unwrap();
+        let v1 = to_v1(v2.clone());
         assert_eq!(
             v1.at(&["spec", "targetCPUUtilizationPercentage"]),
             Some(&Value::Int(80))
         );
-        assert!(v1.annotation(METRICS).unwrap().contains("memory"));
-        assert_eq!(to_v2(v1).unwrap(), v2);
+        assert_eq!(
+            v1.annotation(METRICS),
+            Some(r#"[{"type":"Resource","resource":{"name":"memory","targetAverageUtilization":50}}]"#)
+        );
+        let mut back = v2;
+        back.at_mut(&["spec", "metrics"])
+            .and_then(Value::as_array_mut)
+            .unwrap()
+            .swap(0, 1);
+        assert_eq!(to_v2(v1), back);
+    }
+
+    #[test]
+    fn what_v1_keeps_is_as_upstream_writes_it() {
+        let v2 = Object::try_from(value!({
+            "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
+            "spec": {"maxReplicas": 3, "behavior": {"scaleUp": {"selectPolicy": "Max", "policies": [
+                    {"type": "Pods", "value": 4, "periodSeconds": 15}]}},
+                "metrics": [{"type": "ContainerResource", "containerResource": {"name": "cpu", "container": "c",
+                    "target": {"type": "AverageValue", "averageValue": "100m"}}}]},
+        }))
+        .unwrap();
+        let v1 = to_v1(v2.clone());
+        assert_eq!(
+            v1.annotation(METRICS),
+            Some(
+                r#"[{"type":"ContainerResource","containerResource":{"name":"cpu","targetAverageValue":"100m","container":"c"}}]"#
+            )
+        );
+        assert_eq!(
+            v1.annotation(BEHAVIOR),
+            Some(
+                r#"{"ScaleUp":{"StabilizationWindowSeconds":null,"SelectPolicy":"Max","Policies":[{"Type":"Pods","Value":4,"PeriodSeconds":15}],"Tolerance":null},"ScaleDown":null}"#
+            )
+        );
+        assert_eq!(to_v2(v1), v2);
+        let bare = Object::try_from(value!({"apiVersion": "autoscaling/v1", "spec": {"maxReplicas": 1}})).unwrap();
+        let metrics = to_v2(bare);
+        assert_eq!(
+            metrics.at(&["spec", "metrics"]),
+            Some(&value!([{"type": "Resource", "resource": {"name": "cpu",
+                "target": {"type": "Utilization", "averageUtilization": 80}}}]))
+        );
     }
 }

@@ -30,3 +30,4 @@ pub async fn convert_one(c: &dyn Converter, object: Object, api_version: &str) -
 
 pub mod autoscaling;
 pub mod events;
+mod metrics;

@@ -80,7 +80,7 @@ impl Engine {
             errs = meta::validate(obj, cx.def.namespaced);
         }
         if !errs.is_empty() {
-            return Err(ApiError::invalid(&cx.def.gvr.group, &cx.def.kind, obj.name(), errs));
+            return Err(cx.invalid(obj.name(), errs));
         }
         for w in strategy.warnings(cx, obj, None) {
             cx.warn(w);

@@ -117,6 +117,11 @@ impl Engine {
             return Ok(());
         }
         let key = storage(cx)?.key(&cx.namespace, &cx.name);
+        // Who only tries isn't told where objects are kept.
+        let key = match key.strip_prefix("/registry") {
+            Some(key) if cx.dry_run => key,
+            _ => &key,
+        };
         Err(cx.conflict(
             &cx.name,
             format!(
@@ -283,7 +288,7 @@ impl Engine {
         errs.extend(strategy.validate_update(cx, new, old));
         errs.dedup();
         if !errs.is_empty() {
-            return Err(ApiError::invalid(&cx.def.gvr.group, &cx.def.kind, new.name(), errs));
+            return Err(cx.invalid(new.name(), errs));
         }
         for w in strategy.warnings(cx, new, Some(old)) {
             cx.warn(w);

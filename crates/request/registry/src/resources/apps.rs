@@ -13,6 +13,9 @@ const DEPLOYMENT: Behaviour = Behaviour {
 const DAEMON_SET: Behaviour = Behaviour {
     prepare_create: daemon_set_create,
     prepare_update: daemon_set_update,
+    prepare_status: |_, new, old| {
+        new.set_at(&TEMPLATE_GENERATION, template_generation(old).max(1).to_string());
+    },
     ..Behaviour::WITH_STATUS
 };
 

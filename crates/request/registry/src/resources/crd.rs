@@ -3,6 +3,7 @@
 use crate::context::Cx;
 use crate::engine::{Deleted, Engine};
 use crate::options::DeleteOptions;
+use crate::resources::validation;
 use crate::strategy::{Behaviour, Hooks};
 use async_trait::async_trait;
 use keelson_api::{ApiResult, Cause, Object, Str, Value};
@@ -17,8 +18,16 @@ pub const CRD: Behaviour = Behaviour {
     unconditional_update: false,
     prepare_create: |_, o| remember_storage_version(o),
     prepare_update: |_, new, _| remember_storage_version(new),
-    validate: |_, o| validate(o, None),
-    validate_update: |_, new, old| validate(new, Some(old)),
+    validate: |cx, o| {
+        let mut told = validation::create(cx, o);
+        told.extend(validate(o, None));
+        told
+    },
+    validate_update: |cx, new, old| {
+        let mut told = validation::update(cx, new, old);
+        told.extend(validate(new, Some(old)));
+        told
+    },
     warnings,
     hooks: Some(&CrdHooks),
     ..Behaviour::WITH_STATUS

@@ -105,6 +105,9 @@ pub fn env(scope: Scope) -> Env {
 
 /// The environment with the variables that a policy has declared so far.
 pub fn with_variables(env: &Env, variables: &BTreeMap<String, Ty>) -> Env {
+    if variables.is_empty() {
+        return env.clone();
+    }
     let record = Record {
         name: "kubernetes.variables".into(),
         fields: variables.clone(),
@@ -120,8 +123,11 @@ pub fn check(source: &str, env: &Env, wanted: &[&str]) -> Result<Program, String
     let fits = wanted.is_empty() || program.ty.is_dyn() || wanted.contains(&name.as_str());
     match (fits, wanted) {
         (true, _) => Ok(program),
-        (false, [one]) => Err(format!("must evaluate to {one}")),
-        (false, many) => Err(format!("must evaluate to one of [{}]", many.join(" "))),
+        (false, [one]) => Err(format!("must evaluate to {one} but got {name}")),
+        (false, many) => {
+            let many = many.join(" ").replace("null", "null_type");
+            Err(format!("must evaluate to one of [{many}] but got {name}"))
+        }
     }
 }
 

@@ -116,7 +116,8 @@ pub struct Ty<'a> {
     ty: &'a FieldType,
     list: ListType,
     keys: &'a [Str],
-    atomic: bool,
+    /// Whether a map is owned as a whole; `None`: as its type says.
+    atomic: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,7 +158,7 @@ impl<'a> Ty<'a> {
             ty,
             list: ListType::Atomic,
             keys: &[],
-            atomic: false,
+            atomic: None,
         }
     }
 
@@ -185,7 +186,7 @@ impl<'a> Ty<'a> {
                 map: Some(MapAtom {
                     schema: self.schema,
                     def: None,
-                    atomic: self.atomic,
+                    atomic: self.atomic == Some(true),
                     element: Some(Ty::of(self.schema, el)),
                 }),
                 ..Atom::default()
@@ -226,7 +227,7 @@ impl<'a> Ty<'a> {
     }
 }
 
-pub(super) fn def_atom<'a>(schema: &'a Schema, def: &'a TypeDef, atomic: bool) -> Atom<'a> {
+pub(super) fn def_atom<'a>(schema: &'a Schema, def: &'a TypeDef, atomic: Option<bool>) -> Atom<'a> {
     let element = match &def.additional {
         Some(ty) => Some(Ty::of(schema, ty)),
         None if def.preserve_unknown || def.fields.is_empty() => Some(Ty::of(schema, &ANY)),
@@ -235,7 +236,7 @@ pub(super) fn def_atom<'a>(schema: &'a Schema, def: &'a TypeDef, atomic: bool) -
     let map = MapAtom {
         schema,
         def: Some(def),
-        atomic: atomic || def.atomic,
+        atomic: atomic.unwrap_or(def.atomic),
         element,
     };
     Atom {
@@ -245,7 +246,7 @@ pub(super) fn def_atom<'a>(schema: &'a Schema, def: &'a TypeDef, atomic: bool) -
 }
 
 pub(super) fn root_atom(schema: &SchemaRef) -> Atom<'_> {
-    def_atom(&schema.schema, schema.def(), false)
+    def_atom(&schema.schema, schema.def(), None)
 }
 
 impl<'a> Atom<'a> {
@@ -283,7 +284,11 @@ impl<'a> MapAtom<'a> {
             ty: &f.ty,
             list: f.list_type,
             keys: &f.list_map_keys,
-            atomic: f.map_atomic,
+            atomic: match (f.map_atomic, f.map_granular) {
+                (true, _) => Some(true),
+                (_, true) => Some(false),
+                _ => None,
+            },
         })
     }
     /// The type at a key: the field's, else that of unnamed keys.

@@ -19,7 +19,6 @@ pub fn validate(crd: &Value, old: Option<&Value>) -> Vec<Cause> {
     let empty = Map::new();
     let spec = crd.get("spec").and_then(Value::as_object).unwrap_or(&empty);
     let mut v = Validator { out: Causes::default() };
-    v.name(crd, spec);
     v.spec(spec, old);
     v.stored_versions(crd, spec);
     if let Some(old) = old {
@@ -28,6 +27,16 @@ pub fn validate(crd: &Value, old: Option<&Value>) -> Vec<Cause> {
         v.approval(crd, spec);
     }
     v.out.into()
+}
+
+/// What is wrong with the name of a definition besides its form.
+pub fn name_errors(crd: &Value, name: &str) -> Vec<String> {
+    let of = |path: &[&str]| crd.at(path).and_then(Value::as_str).unwrap_or_default();
+    let wanted = format!("{}.{}", of(&["spec", "names", "plural"]), of(&["spec", "group"]));
+    match name == wanted {
+        true => Vec::new(),
+        false => vec!["must be spec.names.plural+\".\"+spec.group".into()],
+    }
 }
 
 /// Warnings about a definition: formats nobody checks.
@@ -88,23 +97,6 @@ fn text(s: &str) -> Value {
 }
 
 impl Validator {
-    fn name(&mut self, crd: &Value, spec: &Map) {
-        let name = crd
-            .at(&["metadata", "name"])
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let plural = spec
-            .get("names")
-            .and_then(|n| n.get("plural"))
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let required = format!("{plural}.{}", spec.str("group").unwrap_or_default());
-        if name != required {
-            let why = "must be spec.names.plural+\".\"+spec.group";
-            self.out.push(Cause::invalid("metadata.name", &text(name), why));
-        }
-    }
-
     fn spec(&mut self, spec: &Map, old: Option<&Value>) {
         let group = spec.str("group").unwrap_or_default();
         let errs = names::dns1123_subdomain(group);
@@ -167,6 +159,11 @@ impl Validator {
                 self.out
                     .push(Cause::invalid(format!("{at}.name"), &text(name), &errs.join(",")));
             }
+            // The first is the one that older clients see.
+            if i == 0 && !name.is_empty() && !errs.is_empty() {
+                self.out
+                    .push(Cause::invalid("spec.version", &text(name), &errs.join(",")));
+            }
             self.deprecation(v, &at);
             if schema(v).is_none() {
                 self.out
@@ -199,7 +196,10 @@ impl Validator {
             self.columns(v, &path("additionalPrinterColumns", "additionalPrinterColumns"));
             self.selectable(v, &path("selectableFields", "selectableFields"));
         }
-        let shown = || Value::Array(list.iter().map(|v| Value::Object((*v).clone())).collect());
+        let shown = || match list.as_slice() {
+            [] => Value::Null,
+            list => Value::Array(list.iter().map(|v| Value::Object((*v).clone())).collect()),
+        };
         if !unique {
             self.out.push(Cause::invalid(
                 "spec.versions",
@@ -316,8 +316,11 @@ impl Validator {
             .collect();
         let shown = || Value::Array(stored.iter().map(|s| text(s)).collect());
         if stored.is_empty() {
-            self.out
-                .push(Cause::invalid(at, &shown(), "must have at least one stored version"));
+            self.out.push(Cause::invalid(
+                at,
+                &Value::Null,
+                "must have at least one stored version",
+            ));
             return;
         }
         let names: Vec<&str> = versions(Some(spec)).filter_map(|v| v.str("name")).collect();
@@ -397,13 +400,12 @@ mod tests {
     fn bad_ones_are_told_why() {
         let object = value!({"type": "object"});
         let mut c = crd(object.clone());
-        c.set_at(&["metadata", "name"], "other");
+        assert_eq!(name_errors(&c, "other"), ["must be spec.names.plural+\".\"+spec.group"]);
         c.set_at(&["spec", "scope"], "Galaxy");
         c.set_at(&["spec", "names", "listKind"], "Tab");
         assert_eq!(
             texts(&c),
             [
-                "metadata.name: Invalid value: \"other\": must be spec.names.plural+\".\"+spec.group",
                 "spec.scope: Unsupported value: \"Galaxy\": supported values: \"Cluster\", \"Namespaced\"",
                 "spec.names.listKind: Invalid value: \"Tab\": kind and listKind may not be the same",
             ]
@@ -412,7 +414,7 @@ mod tests {
         assert_eq!(
             texts(&c),
             [
-                "spec.validation.openAPIV3Schema.properties[a].default: Invalid value: \"string\": spec.validation.openAPIV3Schema.properties[a].default in body must be of type integer: \"string\""
+                "spec.validation.openAPIV3Schema.properties[a].default: Invalid value: \"string\":  in body must be of type integer: \"string\""
             ]
         );
         let c = crd(value!({"type": "object", "properties": {"a": {}}}));
@@ -436,7 +438,7 @@ mod tests {
         );
         new.set_at(&["spec", "names", "plural"], "tobs");
         let got: Vec<String> = validate(&new, Some(&old)).into_iter().map(|c| c.field).collect();
-        assert_eq!(got, ["metadata.name", "status.storedVersions[0]", "spec.names.plural"]);
+        assert_eq!(got, ["status.storedVersions[0]", "spec.names.plural"]);
     }
 
     #[test]

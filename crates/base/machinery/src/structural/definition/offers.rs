@@ -21,16 +21,15 @@ impl Validator {
                 self.out.push(Cause::required(at, ""));
                 continue;
             }
-            self.simple_path(&at, value);
-            if !value.starts_with(under) {
+            if self.simple_path(&at, value) && !value.starts_with(under) {
                 let why = format!("should be a json path under {}", under.trim_end_matches('.'));
                 self.out.push(Cause::invalid(at, &text(value), &why));
             }
         }
         if let Some(value) = scale.str("labelSelectorPath").filter(|s| !s.is_empty()) {
             let at = format!("{path}.scale.labelSelectorPath");
-            self.simple_path(&at, value);
-            if !value.starts_with(".spec.") && !value.starts_with(".status.") {
+            let simple = self.simple_path(&at, value);
+            if simple && !value.starts_with(".spec.") && !value.starts_with(".status.") {
                 self.out.push(Cause::invalid(
                     at,
                     &text(value),
@@ -40,20 +39,14 @@ impl Validator {
         }
     }
 
-    fn simple_path(&mut self, at: &str, value: &str) {
-        if value.contains('[') {
-            self.out.push(Cause::invalid(
-                at,
-                &text(value),
-                "must be a json path in the dot notation",
-            ));
-        } else if !value.starts_with('.') {
-            self.out.push(Cause::invalid(
-                at,
-                &text(value),
-                "must be a simple json path starting with .",
-            ));
+    /// Tells of a path that isn't one; upstream is content with a dot to begin with.
+    fn simple_path(&mut self, at: &str, value: &str) -> bool {
+        let simple = value.starts_with('.');
+        if !simple {
+            let why = "must be a simple json path starting with .";
+            self.out.push(Cause::invalid(at, &text(value), why));
         }
+        simple
     }
 
     pub(super) fn columns(&mut self, v: &Map, path: &str) {
@@ -86,14 +79,23 @@ impl Validator {
                 self.out
                     .push(Cause::invalid(format!("{at}.format"), &text(format), &why));
             }
-            if get("jsonPath").is_empty() {
-                self.out.push(Cause::required(format!("{at}.JSONPath"), ""));
+            match get("jsonPath") {
+                "" => self.out.push(Cause::required(format!("{at}.JSONPath"), "")),
+                path => {
+                    self.simple_path(&format!("{at}.JSONPath"), path);
+                }
             }
         }
     }
 
     pub(super) fn selectable(&mut self, v: &Map, path: &str) {
-        let parsed = schema(v).map(Structural::parse);
+        let Some(parsed) = schema(v).map(Structural::parse) else {
+            if v.arr("selectableFields").is_some_and(|list| !list.is_empty()) {
+                let why = "may only be set when validations.schema is included";
+                self.out.push(Cause::invalid(path, &text(""), why));
+            }
+            return;
+        };
         let mut seen = BTreeSet::new();
         for (i, f) in v.arr("selectableFields").into_iter().flatten().enumerate() {
             let at = format!("{path}[{i}].jsonPath");
@@ -106,9 +108,14 @@ impl Validator {
             let fields = value.strip_prefix('.').map(|p| p.split('.').collect::<Vec<_>>());
             let found = fields
                 .as_ref()
-                .and_then(|fields| fields.iter().try_fold(parsed.as_ref()?, |s, f| s.properties.get(*f)));
+                .and_then(|fields| fields.iter().try_fold(&parsed, |s, f| s.properties.get(*f)));
             match (fields.as_ref().and_then(|f| f.first().copied()), found) {
                 (Some("metadata"), _) => self.out.push(refuse("must not point to fields in metadata")),
+                (None, _) => {
+                    let word = value.split(['.', '[']).next().unwrap_or_default();
+                    self.out
+                        .push(refuse(&format!("is an invalid path: expected [ or . but got: {word}")));
+                }
                 (_, None) => self
                     .out
                     .push(refuse("is an invalid path: does not refer to a valid field")),

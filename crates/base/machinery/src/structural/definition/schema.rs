@@ -25,6 +25,10 @@ impl Validator {
         let parsed = Structural::parse(s);
         let before = self.out.len();
         self.node(s, path);
+        // What can't be read structurally isn't looked at any further.
+        if self.out.len() > before && check::is_unreadable(s) {
+            return;
+        }
         let violations = check::violations(s, path);
         self.out.extend(violations);
         if self.out.len() > before {
@@ -39,6 +43,25 @@ impl Validator {
     /// What each node of a schema may say.
     fn node(&mut self, s: &Value, path: &str) {
         let Some(m) = s.as_object() else { return };
+        let has = |key: &str| match m.get(key) {
+            None | Some(Value::Null) => false,
+            Some(Value::Object(o)) => !o.is_empty() || key == "dependencies",
+            Some(Value::String(text)) => !text.is_empty() || key == "$ref",
+            Some(_) => true,
+        };
+        for key in [
+            "id",
+            "additionalItems",
+            "patternProperties",
+            "definitions",
+            "dependencies",
+            "$ref",
+        ] {
+            if has(key) {
+                let why = format!("{key} is not supported");
+                self.out.push(Cause::forbidden(format!("{path}.{key}"), &why));
+            }
+        }
         let ty = m.str("type").unwrap_or_default();
         if !matches!(
             ty,
@@ -53,7 +76,7 @@ impl Validator {
             self.out.push(Cause::forbidden(format!("{path}.uniqueItems"), why));
         }
         let properties = m.obj("properties").filter(|p| !p.is_empty());
-        let additional = m.get("additionalProperties").filter(|a| **a != Value::Bool(false));
+        let additional = m.get("additionalProperties").filter(|a| **a != Value::Bool(true));
         if additional.is_some() && properties.is_some() {
             let why = "additionalProperties and properties are mutual exclusive";
             self.out
@@ -124,7 +147,7 @@ impl Validator {
                 self.out.push(Cause::not_supported(
                     at_type.clone(),
                     &text(kind),
-                    &["atomic", "map", "set"],
+                    &["atomic", "set", "map"],
                 ));
             }
         }
@@ -202,7 +225,10 @@ impl Validator {
             }
             let mut filled = pruned;
             prune::fill_defaults(&mut filled, s);
-            self.out.extend(validate::validate_value(&filled, s, &at));
+            // Upstream's words have no path, for the field has it.
+            let told = validate::validate_value(&filled, s, "");
+            self.out
+                .extend(told.into_iter().map(|c| keelson_api::Cause { field: at.clone(), ..c }));
         }
         for (key, p) in &s.properties {
             self.defaults(p, &format!("{path}.properties[{key}]"));

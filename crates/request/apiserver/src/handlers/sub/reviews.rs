@@ -7,32 +7,44 @@ use crate::authz::{Attributes, Decision};
 use crate::handlers::{Call, Served};
 use crate::request::UserInfo;
 use http::StatusCode;
-use keelson_api::{ApiError, ApiResult, Cause, Map, Object, Str, Value, value};
-use keelson_registry::meta::timestamp;
-use keelson_registry::{Cx, Operation};
+use keelson_api::{ApiError, ApiResult, Cause, Map, Object, SchemaRef, Str, Value, value};
+use keelson_registry::meta::{self, timestamp};
+use keelson_registry::{Cx, Operation, internal, managed};
 
 const GROUP: &str = "authorization.k8s.io";
 
 pub async fn serve(call: Call<'_>) -> Served {
     let mut cx = call.cx();
     call.write_options(&mut cx, "CreateOptions", false)?;
-    let kind = call.def.gvk();
-    let (mut review, schema) = own_body(&call, &cx, &kind)?;
-    let admission = call.state.admission.as_ref();
-    admission
-        .mutate(&cx, Operation::Create, Some(&mut review), None)
-        .await?;
-    admission.validate(&cx, Operation::Create, Some(&review), None).await?;
-    match kind.kind.as_str() {
-        "TokenReview" => token(&call, &mut review).await?,
-        "SelfSubjectReview" => me(&call, &mut review),
-        "SelfSubjectRulesReview" => rules(&call, &mut review)?,
-        _ => access(&call, &cx, &mut review).await?,
-    }
+    let reviewed = reviewed(&call, &cx).await;
+    call.gathered(&cx);
+    let (review, schema) = reviewed?;
     own_answer(&call, StatusCode::CREATED, review, &schema)
 }
 
+/// What is asked, as any object that is made, and its answer.
+async fn reviewed(call: &Call<'_>, cx: &Cx) -> ApiResult<(Object, SchemaRef)> {
+    let kind = call.def.gvk();
+    let (mut review, schema) = own_body(call, cx, &kind)?;
+    meta::wipe_system_fields(&mut review);
+    let namespace = if cx.def.namespaced { cx.namespace.as_str() } else { "" };
+    meta::ensure_namespace(&mut review, namespace)?;
+    managed::update(cx, None, &mut review, call.state.engine.now());
+    let admission = call.state.admission.as_ref();
+    admission.mutate(cx, Operation::Create, Some(&mut review), None).await?;
+    admission.validate(cx, Operation::Create, Some(&review), None).await?;
+    match kind.kind.as_str() {
+        "TokenReview" => token(call, &mut review).await?,
+        "SelfSubjectReview" => me(call, &mut review),
+        "SelfSubjectRulesReview" => rules(call, &mut review)?,
+        _ => access(call, cx, &mut review).await?,
+    }
+    Ok((review, schema))
+}
+
 fn me(call: &Call, review: &mut Object) {
+    // The answer is an object of its own.
+    review.insert("metadata", Map::new());
     review.set_meta("creationTimestamp", &timestamp(call.state.engine.now()));
     review.set_at(&["status", "userInfo"], call.context.user.to_value());
 }
@@ -87,6 +99,7 @@ fn rules(call: &Call, review: &mut Object) -> ApiResult<()> {
     }
     review.insert("status", status);
     review.insert("spec", value!({}));
+    review.insert("metadata", Map::new());
     Ok(())
 }
 
@@ -94,7 +107,8 @@ async fn access(call: &Call<'_>, cx: &Cx, review: &mut Object) -> ApiResult<()> 
     let kind = review.kind().to_string();
     let errs = validate(cx, review, &kind);
     if !errs.is_empty() {
-        return Err(ApiError::invalid(GROUP, &kind, "", errs));
+        // Upstream names the group alone.
+        return Err(ApiError::invalid(GROUP, "", "", errs));
     }
     let user = if kind == "SelfSubjectAccessReview" {
         UserInfo::clone(&call.context.user)
@@ -158,12 +172,16 @@ fn attributes(user: UserInfo, review: &Object) -> Attributes {
 }
 
 fn validate(cx: &Cx, review: &Object, kind: &str) -> Vec<Cause> {
+    let shown = |other: Option<&Value>| match other {
+        Some(other) => internal::shown("authorization.NonResourceAttributes", Some(other)),
+        None => "null".into(),
+    };
     const ONE_OF: &str = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
     let mut errs = Vec::new();
     let resource = review.at(&["spec", "resourceAttributes"]).filter(|v| !v.is_null());
     let other = review.at(&["spec", "nonResourceAttributes"]).filter(|v| !v.is_null());
     if resource.is_some() == other.is_some() {
-        errs.push(Cause::invalid("spec", other.unwrap_or(&Value::Null), ONE_OF));
+        errs.push(Cause::invalid_shown("spec", &shown(other), ONE_OF));
     }
     if kind != "SelfSubjectAccessReview" {
         let groups = review
@@ -192,11 +210,8 @@ fn validate(cx: &Cx, review: &Object, kind: &str) -> Vec<Cause> {
         } else {
             "must be empty"
         };
-        errs.push(Cause::invalid(
-            "metadata",
-            review.get("metadata").unwrap_or(&Value::Null),
-            why,
-        ));
+        let shown = internal::shown("v1.ObjectMeta", review.get("metadata"));
+        errs.push(Cause::invalid_shown("metadata", &shown, why));
     }
     if local {
         if let Some(ns) = resource.map(|r| r.get("namespace").and_then(Value::as_str).unwrap_or_default())
@@ -208,12 +223,9 @@ fn validate(cx: &Cx, review: &Object, kind: &str) -> Vec<Cause> {
                 "must match metadata.namespace",
             ));
         }
-        if let Some(v) = other {
-            errs.push(Cause::invalid(
-                "spec.nonResourceAttributes",
-                v,
-                "disallowed on this kind of request",
-            ));
+        if other.is_some() {
+            let why = "disallowed on this kind of request";
+            errs.push(Cause::invalid_shown("spec.nonResourceAttributes", &shown(other), why));
         }
     }
     errs

@@ -136,13 +136,9 @@ const CLAIM: &[Col] = &[
     NAME,
     text("Status", |r| terminating_or(r, "status.phase")),
     text("Volume", |r| r.str("spec.volumeName").into()),
-    text("Capacity", |r| {
-        if r.str("spec.volumeName").is_empty() {
-            ""
-        } else {
-            r.str("status.capacity.storage")
-        }
-        .into()
+    text("Capacity", |r| match r.str("spec.volumeName") {
+        "" => "".into(),
+        _ => r.str_or("status.capacity.storage", "0"),
     }),
     text("Access Modes", |r| {
         if r.str("spec.volumeName").is_empty() {
@@ -261,14 +257,7 @@ const STORAGE_CLASS: &[Col] = &[
     text("Provisioner", |r| r.str("provisioner").into()),
     text("ReclaimPolicy", |r| r.str_or("reclaimPolicy", "Delete")),
     text("VolumeBindingMode", |r| r.str_or("volumeBindingMode", UNSET)),
-    text("AllowVolumeExpansion", |r| {
-        if r.bool("allowVolumeExpansion") {
-            "true"
-        } else {
-            "false"
-        }
-        .into()
-    }),
+    text("AllowVolumeExpansion", |r| r.bool("allowVolumeExpansion").into()),
     AGE,
 ];
 const ATTRIBUTES_CLASS: &[Col] = &[NAME, text("DriverName", |r| r.str("driverName").into()), AGE];

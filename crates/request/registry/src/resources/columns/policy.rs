@@ -3,16 +3,14 @@
 use super::cells::{AGE, Col, NAME, NONE, Row, UNKNOWN, UNSET, flag, human, joined, number, text, wide};
 use keelson_api::{Map, Value};
 
-const CREATED: &[Col] = &[
-    NAME,
-    Col {
-        name: "Created At",
-        kind: "date",
-        format: "",
-        priority: 0,
-        cell: |r| r.object.creation_timestamp().into(),
-    },
-];
+const CREATED_AT: Col = Col {
+    name: "Created At",
+    kind: "date",
+    format: "",
+    priority: 0,
+    cell: |r| r.object.creation_timestamp().into(),
+};
+const CREATED: &[Col] = &[NAME, CREATED_AT];
 const BINDING: &[Col] = &[
     NAME,
     text("Role", |r| {
@@ -114,9 +112,7 @@ const PRIORITY_LEVEL: &[Col] = &[
     NAME,
     text("Type", |r| r.str("spec.type").into()),
     text("NominalConcurrencyShares", |r| {
-        let limited = r.at("spec.limited.nominalConcurrencyShares");
-        limited
-            .or_else(|| r.at("spec.exempt.nominalConcurrencyShares"))
+        r.at("spec.limited.nominalConcurrencyShares")
             .map_or(NONE.into(), Value::clone)
     }),
     text("Queues", |r| queuing(r, "queues")),
@@ -170,6 +166,46 @@ const CLAIM: &[Col] = &[
     AGE,
 ];
 const NAME_AGE: &[Col] = &[NAME, AGE];
+const TAINT_RULE: &[Col] = &[
+    NAME,
+    text("Key", |r| r.str("spec.taint.key").into()),
+    text("Value", |r| r.str("spec.taint.value").into()),
+    text("Effect", |r| r.str("spec.taint.effect").into()),
+    text("TimeAdded", |r| match r.str("spec.taint.timeAdded") {
+        "" => "".into(),
+        time => r.since(time).into(),
+    }),
+    AGE,
+];
+const DEFINITION: &[Col] = &[
+    NAME,
+    text("Scope", |r| r.str("spec.scope").into()),
+    text("Versions", |r| {
+        let is = |version: &&Value, key: &str| version.get(key).and_then(Value::as_bool) == Some(true);
+        let served = r.list("spec.versions").iter().filter(|v| is(v, "served"));
+        let mut names: Vec<String> = served
+            .map(|v| {
+                let name = v.get("name").and_then(Value::as_str).unwrap_or_default();
+                format!("{name}{}", if is(&v, "storage") { "(storage)" } else { "" })
+            })
+            .collect();
+        names.sort();
+        names.join(",").into()
+    }),
+    CREATED_AT,
+    wide("Group", |r| r.str("spec.group").into()),
+    wide("Kind", |r| r.str("spec.names.kind").into()),
+    wide("ShortNames", |r| r.strings("spec.names.shortNames").join(",").into()),
+    Col {
+        priority: 1,
+        ..flag("Established", |r| {
+            let is = |c: &Value, key: &str, value: &str| c.get(key).and_then(Value::as_str) == Some(value);
+            let mut all = r.list("status.conditions").iter();
+            all.any(|c| is(c, "type", "Established") && is(c, "status", "True"))
+                .into()
+        })
+    },
+];
 const SLICE: &[Col] = &[
     NAME,
     text("Node", |r| r.str_or("spec.nodeName", UNSET)),
@@ -194,7 +230,8 @@ pub fn groups(group: &str, kind: &str) -> Option<&'static [Col]> {
         ("flowcontrol.apiserver.k8s.io", "FlowSchema") => FLOW_SCHEMA,
         ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => PRIORITY_LEVEL,
         ("apiregistration.k8s.io", "APIService") => API_SERVICE,
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => CREATED,
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => DEFINITION,
+        ("resource.k8s.io", "DeviceTaintRule") => TAINT_RULE,
         ("resource.k8s.io", "ResourceClaim") => CLAIM,
         ("resource.k8s.io", "ResourceSlice") => SLICE,
         ("resource.k8s.io", _) => NAME_AGE,

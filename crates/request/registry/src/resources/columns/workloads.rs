@@ -230,8 +230,11 @@ fn job_completions(r: &Row) -> Value {
 
 /// `cpu: 20%/80%` for each metric.
 fn targets(r: &Row) -> Value {
-    let specs = r.list("spec.metrics");
-    let currents = r.list("status.currentMetrics");
+    // `v1` has most of them elsewhere.
+    let whole = crate::convert::autoscaling::to_v2(r.object.clone());
+    let of = |path: &[&str]| whole.at(path).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let specs = of(&["spec", "metrics"]);
+    let currents = of(&["status", "currentMetrics"]);
     let mut shown: Vec<String> = Vec::new();
     for (i, spec) in specs.iter().enumerate() {
         let Some(kind) = spec.get("type").and_then(Value::as_str) else {
@@ -259,7 +262,8 @@ fn targets(r: &Row) -> Value {
             Some(name) if kind.ends_with("Resource") => format!("{name}: "),
             _ => String::new(),
         };
-        let average = if !percent && target.is_some_and(|t| t.get("averageValue").is_some()) && kind != "Resource" {
+        let may_be_average = matches!(kind, "External" | "Object");
+        let average = if may_be_average && target.is_some_and(|t| t.get("averageValue").is_some()) {
             " (avg)"
         } else {
             ""

@@ -219,7 +219,21 @@ fn is_reference(name: &str) -> bool {
             && !c.contains("..")
             && !c.contains("___")
     };
-    !host.ends_with(':') && path.split('/').all(component)
+    is_host(host) && path.split('/').all(component)
+}
+
+/// Whether an image's host is none, or a name with a port perhaps.
+fn is_host(host: &str) -> bool {
+    let (name, port) = host.rsplit_once(':').unwrap_or((host, "0"));
+    let label = |label: &str| {
+        let b = label.as_bytes();
+        b.first().is_some_and(u8::is_ascii_alphanumeric)
+            && b.last().is_some_and(u8::is_ascii_alphanumeric)
+            && b.iter().all(|c| c.is_ascii_alphanumeric() || *c == b'-')
+    };
+    let is_address = name.starts_with('[') && name.ends_with(']');
+    let is_port = !port.is_empty() && port.bytes().all(|c| c.is_ascii_digit());
+    host.is_empty() || is_port && (is_address || name.split('.').all(label))
 }
 
 fn volume(v: &mut Map) {

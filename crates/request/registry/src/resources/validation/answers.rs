@@ -173,3 +173,122 @@ fn of_storage() {
         ]
     );
 }
+
+#[test]
+fn of_pods() {
+    let of = |spec: Value| {
+        let mut spec = spec;
+        if spec.get("containers").is_none() {
+            spec.set_at(&["containers"], value!([{"name": "c", "image": "i"}]));
+        }
+        refusals("", "Pod", value!({"spec": (spec)}))
+    };
+    let using = |claims: Value, of_pod: Value| {
+        let container = value!({"name": "c", "image": "i", "resources": {"claims": (claims)}});
+        of(value!({"containers": [(container)], "resourceClaims": (of_pod)}))
+    };
+    let gpu = value!([{"name": "gpu", "resourceClaimName": "a"}]);
+    let place = "spec.containers[0].resources.claims";
+    assert_eq!(
+        using(value!([{"name": "x"}]), value!([])),
+        [format!(
+            "{place}[0]: Not found: \"x\": must be one of the names in pod.spec.resourceClaims which is empty"
+        )]
+    );
+    assert_eq!(
+        using(
+            value!([{"name": ""}, {"name": "gpu", "request": "a"}, {"name": "gpu"}, {"name": "gpu"}]),
+            gpu
+        ),
+        [
+            format!("{place}[0]: Required value"),
+            format!("{place}[2]: Duplicate value: \"gpu\""),
+            format!("{place}[3]: Duplicate value: \"gpu\""),
+        ]
+    );
+    assert_eq!(
+        of(value!({"os": {"name": "ä"}})),
+        ["spec.os: Unsupported value: \"ä\": supported values: \"linux\", \"windows\""]
+    );
+    assert_eq!(
+        of(value!({"resources": {"limits": {"memory": "1Mi"}},
+            "containers": [{"name": "c", "image": "i", "resources": {"limits": {"memory": "2Mi"}}}]})),
+        [
+            "spec.resources.requests: Invalid value: \"2Mi\": must be less than or equal to memory limit of 1Mi",
+            "spec.resources.containers[0][memory].limits: Invalid value: \"2Mi\": must be less than or equal to pod limits of 1Mi"
+        ]
+    );
+    assert_eq!(
+        of(value!({"containers": [{"name": "c", "image": "i", "restartPolicyRules": [{}]}]})),
+        [
+            "spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used",
+            "spec.containers[0].restartPolicyRules[0].action: Unsupported value: \"\": supported values: \"Restart\", \"RestartAllContainers\"",
+            "spec.containers[0].restartPolicyRules[0].exitCodes: Required value: must be specified",
+        ]
+    );
+    let searched = of(value!({"dnsConfig": {"searches": ["_a.b_c.d", "../x"]}}));
+    assert_eq!(searched.len(), 1);
+    assert!(searched[0].contains("'_', '-' or '.'"), "{searched:?}");
+}
+
+#[test]
+fn of_events() {
+    const EVENTS: &str = "events.k8s.io";
+    let event = value!({"metadata": {"name": "e", "namespace": "default"}, "eventTime": "2026-01-02T03:04:05.000000Z",
+        "reportingController": "a.b/c", "reportingInstance": "i", "action": "Pull", "reason": "R", "type": "Normal",
+        "regarding": {"kind": "Pod", "name": "a", "namespace": "default"}});
+    assert_eq!(create(EVENTS, "Event", event.clone()), Vec::<String>::new());
+    let mut old = event.clone();
+    old.set_at(&["deprecatedCount"], 1);
+    old.set_at(&["series"], value!({"count": 1}));
+    assert_eq!(
+        create(EVENTS, "Event", old),
+        [
+            "series.count: Invalid value: \"\": should be at least 2",
+            "series.lastObservedTime: Required value",
+            "count: Invalid value: \"\": needs to be unset",
+        ]
+    );
+    assert_eq!(
+        update(EVENTS, "Event", event, |o| {
+            o.set_at(&["note"], "other");
+            o.set_at(&["regarding", "name"], "b");
+        }),
+        [
+            "involvedObject: Invalid value: {\"Kind\":\"Pod\",\"Namespace\":\"default\",\"Name\":\"b\",\"UID\":\"\",\"APIVersion\":\"\",\"ResourceVersion\":\"\",\"FieldPath\":\"\"}: field is immutable",
+            "message: Invalid value: \"other\": field is immutable",
+        ]
+    );
+}
+
+#[test]
+fn of_services_of_the_api() {
+    let service = |name: &str| {
+        value!({"metadata": {"name": (name)}, "spec": {"group": "a.b", "version": "v1",
+            "groupPriorityMinimum": 1, "versionPriority": 1}})
+    };
+    let of = |name: &str| create("apiregistration.k8s.io", "APIService", service(name));
+    assert_eq!(of("v1.a.b"), Vec::<String>::new());
+    assert_eq!(
+        of("v2.a.b"),
+        ["metadata.name: Invalid value: \"v2.a.b\": must be `spec.version+\".\"+spec.group`: \"v1.a.b\""]
+    );
+    assert_eq!(of("/x"), ["metadata.name: Invalid value: \"/x\": may not contain '/'"]);
+    assert_eq!(
+        of(""),
+        ["metadata.name: Required value: name or generateName is required"]
+    );
+}
+
+#[test]
+fn of_jobs() {
+    let job = value!({"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}},
+        "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": {"containerName": "d", "operator": "In"}}]}}});
+    assert_eq!(
+        refusals("batch", "Job", job),
+        [
+            "spec.podFailurePolicy.rules[0].onExitCodes.containerName: Invalid value: \"d\": must be one of the container or initContainer names in the pod template",
+            "spec.podFailurePolicy.rules[0].onExitCodes.values: Invalid value: null: at least one value is required",
+        ]
+    );
+}

@@ -26,7 +26,10 @@ const CSR: Rules = Rules {
     ..Rules::NONE
 };
 const TRUST_BUNDLE: Rules = Rules {
-    name: crate::meta::path_segment_errors,
+    name_of: |o, name| {
+        let signer = o.str_at(&["spec", "signerName"]).unwrap_or_default();
+        bundle_name_errors(name, signer)
+    },
     object: |_, o, e| bundle_signer(o, e),
     create: |_, o, e| anchors(o, e),
     update: |_, new, old, e| {
@@ -37,6 +40,7 @@ const TRUST_BUNDLE: Rules = Rules {
         if !kept("signerName") {
             let signer = new.str_at(&["spec", "signerName"]).unwrap_or_default();
             e.invalid("spec.signerName", signer, IMMUTABLE);
+            bundle_name(e, "metadata.name", new.name(), signer, "");
         }
     },
     ..Rules::NONE
@@ -295,7 +299,6 @@ fn csr_conditions(new: &Object, old: &Object, e: &mut Errs) {
 
 fn bundle_signer(o: &Object, e: &mut Errs) {
     let signer = o.str_at(&["spec", "signerName"]).unwrap_or_default();
-    bundle_name(e, "metadata.name", o.name(), signer, "");
     if !signer.is_empty() {
         signer_name(e, "spec.signerName", signer);
     }
@@ -351,8 +354,14 @@ fn no_anchor(block: &pem::Block) -> Option<String> {
 
 /// Bundles are named after their signer, so that its right to attest covers their names.
 pub fn bundle_name(e: &mut Errs, key: &str, name: &str, signer: &str, about: &str) {
+    bundle_name_errors(name, signer)
+        .iter()
+        .for_each(|why| e.invalid(key, name, &format!("{about}{why}")));
+}
+
+fn bundle_name_errors(name: &str, signer: &str) -> Vec<String> {
     let prefix = format!("{}:", signer.replace('/', ":"));
-    let errs = match (signer.is_empty(), name.strip_prefix(&prefix)) {
+    match (signer.is_empty(), name.strip_prefix(&prefix)) {
         (true, _) if name.contains(':') => {
             vec!["ClusterTrustBundle without signer name must not have \":\" in its name".into()]
         }
@@ -361,7 +370,5 @@ pub fn bundle_name(e: &mut Errs, key: &str, name: &str, signer: &str, about: &st
         (false, None) => vec![format!(
             "ClusterTrustBundle for signerName {signer} must be named with prefix {prefix}"
         )],
-    };
-    errs.iter()
-        .for_each(|why| e.invalid(key, name, &format!("{about}{why}")));
+    }
 }

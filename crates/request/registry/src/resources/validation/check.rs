@@ -4,7 +4,7 @@ use super::addresses;
 use crate::internal;
 use ipnet::IpNet;
 use keelson_api::{Cause, Causes, Map, Quantity, Value};
-use keelson_machinery::names::{self, max_len_error, regex_error};
+use keelson_machinery::names::{self, max_chars_error, regex_error};
 use std::net::IpAddr;
 
 /// The complaints about an object, and the path to where one is looking.
@@ -75,10 +75,7 @@ impl Errs {
     }
     pub fn forbidden(&mut self, key: &str, detail: &str) {
         let at = self.at(key);
-        self.list.add(|| match detail {
-            "" => Cause::new("FieldValueForbidden", at, "Forbidden"),
-            _ => Cause::forbidden(at, detail),
-        });
+        self.list.add(|| Cause::forbidden(at, detail));
     }
     pub fn not_supported(&mut self, key: &str, value: impl Into<Value>, supported: &[&str]) {
         let at = self.at(key);
@@ -328,7 +325,7 @@ pub fn env_name(name: &str) -> Vec<String> {
 pub fn config_key(key: &str) -> Vec<String> {
     let mut errs = Vec::new();
     if key.len() > 253 {
-        errs.push(max_len_error(253));
+        errs.push(max_chars_error(253));
     }
     if key.is_empty()
         || !key

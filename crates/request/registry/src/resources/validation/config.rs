@@ -1,9 +1,10 @@
 //! The core group's kinds that configure rather than run: ConfigMap, Secret, Namespace, quotas, limits, events, ….
 
 use super::Rules;
-use super::check::{Errs, config_key, count, is_true, quantity, s};
+use super::check::{Errs, IMMUTABLE, config_key, count, is_true, quantity, s};
 use super::container_resources;
 use crate::context::Cx;
+use crate::strategy::same;
 use keelson_api::{Map, Object, Quantity, Value};
 use keelson_machinery::names;
 use std::collections::HashSet;
@@ -70,8 +71,19 @@ const ENDPOINTS: Rules = Rules {
 const EVENT: Rules = Rules {
     name: |_| Vec::new(),
     object: event,
+    create: |cx, o, e| {
+        if cx.def.gvr.group == NEW_EVENTS {
+            new_event(o, e);
+        }
+    },
+    update: |cx, new, old, e| {
+        if cx.def.gvr.group == NEW_EVENTS {
+            same_event(new, old, e);
+        }
+    },
     ..Rules::NONE
 };
+const NEW_EVENTS: &str = "events.k8s.io";
 
 pub fn of(kind: &str) -> Rules {
     match kind {
@@ -292,7 +304,7 @@ fn quota(o: &Object, e: &mut Errs) {
                             e.invalid(
                                 "values",
                                 shown,
-                                "must be no value when `operator` is 'Exists' or 'DoesNotExist' for scope selector",
+                                "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector",
                             );
                         }
                         ("In" | "NotIn" | "Exists" | "DoesNotExist", _) => {}
@@ -502,12 +514,77 @@ fn event(cx: &Cx, o: &Object, e: &mut Errs) {
             e.invalid("message", "", "can have at most 1024 characters");
         }
     }
-    if new_group && cx.subresource.is_empty() && cx.name.is_empty() {
-        if !has_time {
-            e.required("eventTime", "");
-        }
-        if !matches!(s(o, "type"), "Normal" | "Warning") {
-            e.invalid("type", "", &format!("has invalid value: {}", s(o, "type")));
+}
+
+/// What is made in `events.k8s.io` is whole, and has nothing of before.
+fn new_event(o: &Object, e: &mut Errs) {
+    for why in names::dns1123_subdomain(o.name()) {
+        if !o.name().is_empty() {
+            e.invalid("metadata.name", o.name(), &why);
         }
     }
+    event_series(o, e);
+    if s(o, "eventTime").is_empty() {
+        e.required("eventTime", "");
+    }
+    if !matches!(s(o, "type"), "Normal" | "Warning") {
+        e.invalid("type", "", &format!("has invalid value: {}", s(o, "type")));
+    }
+    let of_source = |key: &str| o.str_at(&["deprecatedSource", key]).unwrap_or_default();
+    for (is_set, key) in [
+        (!s(o, "deprecatedFirstTimestamp").is_empty(), "firstTimestamp"),
+        (!s(o, "deprecatedLastTimestamp").is_empty(), "lastTimestamp"),
+        (o.int("deprecatedCount").unwrap_or(0) != 0, "count"),
+        (
+            !of_source("component").is_empty() || !of_source("host").is_empty(),
+            "source",
+        ),
+    ] {
+        if is_set {
+            e.invalid(key, "", "needs to be unset");
+        }
+    }
+}
+
+fn event_series(o: &Object, e: &mut Errs) {
+    let Some(series) = o.obj("series") else { return };
+    if series.int("count").unwrap_or(0) < 2 {
+        e.invalid("series.count", "", "should be at least 2");
+    }
+    if s(series, "lastObservedTime").is_empty() {
+        e.required("series.lastObservedTime", "");
+    }
+}
+
+/// Of an event in `events.k8s.io` only the series goes on.
+fn same_event(new: &Object, old: &Object, e: &mut Errs) {
+    if new.get("series") != old.get("series") {
+        event_series(new, e);
+    }
+    let text = |o: &Object, key: &str| Value::from(s(o, key));
+    let reference = |e: &mut Errs, key: &str, shown: &str, ty: &str| {
+        if !same(new.get(key), old.get(key)) {
+            e.invalid_as(ty, shown, new.get(key), IMMUTABLE);
+        }
+    };
+    reference(e, "regarding", "involvedObject", "core.ObjectReference");
+    let kept = |e: &mut Errs, key: &str, shown: &str| {
+        e.immutable(Some(&text(new, key)), Some(&text(old, key)), shown);
+    };
+    kept(e, "reason", "reason");
+    kept(e, "note", "message");
+    reference(e, "deprecatedSource", "source", "core.EventSource");
+    for (key, shown) in [
+        ("deprecatedFirstTimestamp", "firstTimestamp"),
+        ("deprecatedLastTimestamp", "lastTimestamp"),
+        ("deprecatedCount", "count"),
+    ] {
+        e.immutable(new.get(key), old.get(key), shown);
+    }
+    kept(e, "type", "type");
+    e.immutable(new.get("eventTime"), old.get("eventTime"), "eventTime");
+    kept(e, "action", "action");
+    reference(e, "related", "related", "*core.ObjectReference");
+    kept(e, "reportingController", "reportingController");
+    kept(e, "reportingInstance", "reportingInstance");
 }

@@ -193,14 +193,11 @@ fn host_ports(e: &mut Errs, c: &Map, seen: &mut HashSet<String>) {
 fn restart_policy(e: &mut Errs, c: &Map, init: bool) {
     let rules = count(c, "restartPolicyRules");
     let policy = c.str("restartPolicy");
-    if policy.is_none() {
-        if rules > 0 {
-            e.required(
-                "restartPolicy",
-                "must specify restartPolicy when restart rules are used",
-            );
-        }
-        return;
+    if policy.is_none() && rules > 0 {
+        e.required(
+            "restartPolicy",
+            "must specify restartPolicy when restart rules are used",
+        );
     }
     e.optional_one_of(c, "restartPolicy", &["Always", "Never", "OnFailure"]);
     if init && policy == Some("Always") && rules > 0 {

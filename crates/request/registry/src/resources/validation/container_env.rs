@@ -61,7 +61,7 @@ pub fn env(e: &mut Errs, c: &Map) {
             env_source(e, from);
             let sources = from.len();
             if sources == 0 {
-                let why = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
+                let why = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
                 e.invalid("", "", why);
             } else if !s(var, "value").is_empty() {
                 e.invalid("", "", "may not be specified when `value` is not empty");

@@ -92,7 +92,7 @@ fn recursive_read_only(e: &mut Errs, mount: &Map) {
                 );
             }
         }
-        other => e.not_supported("recursiveReadOnly", other, &["Disabled", "IfPossible", "Enabled"]),
+        other => e.not_supported("recursiveReadOnly", other, &["Disabled", "Enabled", "IfPossible"]),
     }
 }
 

@@ -81,12 +81,32 @@ fn is_standard(name: &str) -> bool {
         || COUNTED.contains(&name)
 }
 
-/// Requests and limits.
+/// The name of a resource that a pod as a whole may have.
+fn pod_resource_name(e: &mut Errs, name: &str) {
+    let mut own = Errs::default();
+    any_resource_name(&mut own, name);
+    if own.list.iter().next().is_some() {
+        any_resource_name(e, name);
+    } else if !matches!(name, "cpu" | "memory") && !name.starts_with(HUGE_PAGES) {
+        e.not_supported("", name, &["cpu", HUGE_PAGES, "memory"]);
+    }
+}
+
+/// Requests and limits of a container, or of what is like one.
 pub fn resources(e: &mut Errs, r: &Map, claims: Option<&HashSet<&str>>) {
+    of_names(e, r, claims, resource_name);
+}
+
+/// Requests and limits of a pod.
+pub fn pod_resources(e: &mut Errs, r: &Map, claims: &HashSet<&str>) {
+    of_names(e, r, Some(claims), pod_resource_name);
+}
+
+fn of_names(e: &mut Errs, r: &Map, claims: Option<&HashSet<&str>>, named: fn(&mut Errs, &str)) {
     let empty = Map::new();
     let (limits, requests) = (r.obj("limits").unwrap_or(&empty), r.obj("requests").unwrap_or(&empty));
     let amount = |e: &mut Errs, name: &str, v: &Value| {
-        resource_name(e, name);
+        named(e, name);
         let q = quantity(v);
         if q.is_negative() {
             e.invalid("", v.clone(), super::check::NOT_NEGATIVE);
@@ -133,17 +153,49 @@ pub fn resources(e: &mut Errs, r: &Map, claims: Option<&HashSet<&str>>) {
     if !has(limits, compute) && !has(requests, compute) && (has(limits, huge) || has(requests, huge)) {
         e.forbidden("", "HugePages require cpu or memory");
     }
-    let Some(claims) = claims else { return };
+    if let Some(claims) = claims {
+        claimed(e, r, claims);
+    }
+}
+
+/// Each claim, or a request of it, is used once, and is the pod's.
+fn claimed(e: &mut Errs, r: &Map, claims: &HashSet<&str>) {
     let mut seen = HashSet::new();
-    e.each(r, "claims", |e, _, claim| match s(claim, "name") {
-        "" => e.required("name", ""),
-        name => {
-            if !seen.insert((name.to_string(), s(claim, "request").to_string())) {
-                e.duplicate("", name);
+    e.each(r, "claims", |e, _, claim| {
+        let (name, request) = (s(claim, "name"), s(claim, "request"));
+        if name.is_empty() {
+            return e.required("", "");
+        }
+        if seen.contains(name) {
+            e.duplicate("", name);
+        } else {
+            let key = match request {
+                "" => name.to_string(),
+                request => format!("{name}/{request}"),
+            };
+            if !request.is_empty() {
+                e.format("request", request, names::dns1123_label);
+            } else {
+                let of_it = |key: &&String| key.split_once('/').is_some_and(|(claim, _)| claim == name);
+                (0..seen.iter().filter(of_it).count()).for_each(|_| e.duplicate("", name));
             }
-            if !claims.contains(name) {
-                e.not_found("name", name);
+            if !seen.insert(key.clone()) {
+                e.duplicate("", key);
             }
+        }
+        if !claims.contains(name) {
+            let mut all: Vec<&str> = claims.iter().copied().filter(|claim| !claim.is_empty()).collect();
+            all.sort_unstable();
+            let which = match all.as_slice() {
+                [] => " which is empty".to_string(),
+                all => format!(": {}", all.join(", ")),
+            };
+            let told = keelson_api::Cause::not_found(e.at(""), &name.into());
+            let message = format!(
+                "{}: must be one of the names in pod.spec.resourceClaims{which}",
+                told.message
+            );
+            e.push(keelson_api::Cause { message, ..told });
         }
     });
 }

@@ -6,10 +6,12 @@ mod policies;
 
 use super::Rules;
 use super::check::{Errs, count, is_true, range_error, s};
+use crate::meta::path_segment_errors;
 use crate::resources::expressions::{self, Scope};
-use keelson_api::{Map, Object, Value};
+use keelson_api::{Map, Object, Value, go_quote};
 use keelson_machinery::cel::{Env, Ty};
 use keelson_machinery::names;
+use keelson_machinery::structural::definition;
 use std::collections::HashSet;
 
 const WEBHOOKS: Rules = Rules {
@@ -21,8 +23,25 @@ const WEBHOOKS: Rules = Rules {
     ..Rules::SUBDOMAIN
 };
 const API_SERVICE: Rules = Rules {
+    name_of: api_service_name,
     object: |_, o, e| api_service(o, e),
+    update: |_, new, _, e| e.format("metadata.name", new.name(), |name| api_service_name(new, name)),
+    status: |_, new, _, e| {
+        e.child(new, "status", |e, status| {
+            e.each(status, "conditions", |e, _, condition| {
+                let said = s(condition, "status");
+                if !matches!(said, "True" | "False" | "Unknown") {
+                    e.not_supported("status", said, &["True", "False", "Unknown"]);
+                }
+            });
+        });
+    },
     ..Rules::NONE
+};
+/// The rest of a definition is judged by itself.
+const DEFINITION: Rules = Rules {
+    name_of: |o, name| definition::name_errors(&Value::Object(o.0.clone()), name),
+    ..Rules::SUBDOMAIN
 };
 const FLOW_SCHEMA: Rules = Rules {
     object: |_, o, e| flow::schema(o, e),
@@ -40,6 +59,7 @@ pub fn of(kind: &str) -> Rules {
         "MutatingAdmissionPolicy" => mutating::POLICY,
         "MutatingAdmissionPolicyBinding" => mutating::BINDING,
         "APIService" => API_SERVICE,
+        "CustomResourceDefinition" => DEFINITION,
         "FlowSchema" => FLOW_SCHEMA,
         "PriorityLevelConfiguration" => PRIORITY_LEVEL,
         _ => Rules::SUBDOMAIN,
@@ -387,13 +407,22 @@ fn rule(e: &mut Errs, r: &Map) {
     }
 }
 
+fn api_service_name(o: &Object, name: &str) -> Vec<String> {
+    let of = |key: &str| o.str_at(&["spec", key]).unwrap_or_default();
+    let wanted = format!("{}.{}", of("version"), of("group"));
+    match path_segment_errors(name) {
+        wrong if !wrong.is_empty() => wrong,
+        _ if name == wanted => Vec::new(),
+        _ => vec![format!(
+            "must be `spec.version+\".\"+spec.group`: {}",
+            go_quote(&wanted)
+        )],
+    }
+}
+
 fn api_service(o: &Object, e: &mut Errs) {
     let empty = Map::new();
     let spec = o.obj("spec").unwrap_or(&empty);
-    let required = format!("{}.{}", s(spec, "version"), s(spec, "group"));
-    if o.name() != required {
-        e.invalid("metadata.name", o.name(), "must be `spec.version+\".\"+spec.group`");
-    }
     e.within("spec", |e| {
         let (group, version) = (s(spec, "group"), s(spec, "version"));
         match group {
@@ -403,10 +432,7 @@ fn api_service(o: &Object, e: &mut Errs) {
             "" => {}
             _ => joined(e, "group", group, names::dns1123_subdomain(group)),
         }
-        match version {
-            "" => e.required("version", ""),
-            _ => joined(e, "version", version, names::dns1035_label(version)),
-        }
+        joined(e, "version", version, names::dns1035_label(version));
         for (key, max) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1000)] {
             let n = spec.int(key).unwrap_or(0);
             if n <= 0 || n > max {
@@ -437,8 +463,8 @@ fn api_service(o: &Object, e: &mut Errs) {
                             e.required(key, "");
                         }
                     }
-                    if service.contains_key("port") {
-                        e.port(service, "port");
+                    if let Some(n) = service.int("port").filter(|n| !(1..=65535).contains(n)) {
+                        e.invalid("port", n, &format!("port is not valid: {}", range_error(1, 65535)));
                     }
                 });
                 if is_true(spec, "insecureSkipTLSVerify") && !s(spec, "caBundle").is_empty() {

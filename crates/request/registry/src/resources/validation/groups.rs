@@ -100,7 +100,7 @@ const RUNTIME_CLASS: Rules = Rules {
     object: |_, o, e| {
         match s(o, "handler") {
             "" => e.required("handler", ""),
-            name => e.format("handler", name, names::dns1123_label),
+            name => e.format("handler", name, names::declared_dns1123_label),
         }
         if let Some(fixed) = o.at(&["overhead", "podFixed"]) {
             let limits = Map::from_iter([("limits", fixed.clone())]);
@@ -119,7 +119,7 @@ const RUNTIME_CLASS: Rules = Rules {
             }
         });
     },
-    update: |_, new, old, e| e.immutable(new.get("handler"), old.get("handler"), "handler"),
+    update: |_, new, old, e| e.immutable_untold(new.get("handler"), old.get("handler"), "handler"),
     ..Rules::SUBDOMAIN
 };
 const LEASE: Rules = Rules {

@@ -147,7 +147,8 @@ fn job_spec(e: &mut Errs, spec: &Map) {
     e.child(spec, "podFailurePolicy", |e, p| failure_policy(e, p, spec));
     match (spec.get("successPolicy"), completions) {
         (Some(policy), _) if mode != INDEXED => {
-            e.invalid("successPolicy", policy.clone(), "requires indexed completion mode");
+            let why = "requires indexed completion mode";
+            e.invalid_as("batch.SuccessPolicy", "successPolicy", Some(policy), why);
         }
         (Some(_), Some(completions)) => success::policy(e, spec, completions),
         _ => {}
@@ -195,6 +196,13 @@ fn replacement_policy(e: &mut Errs, spec: &Map) {
 
 fn failure_policy(e: &mut Errs, policy: &Map, spec: &Map) {
     let actions = ["Count", "FailIndex", "FailJob", "Ignore"];
+    let pod = spec.get("template").and_then(|t| t.get("spec"));
+    let names: HashSet<&str> = ["containers", "initContainers"]
+        .into_iter()
+        .filter_map(|list| pod?.get(list)?.as_array())
+        .flatten()
+        .map(|c| c.get("name").and_then(Value::as_str).unwrap_or_default())
+        .collect();
     if count(policy, "rules") > 20 {
         e.too_many("rules", count(policy, "rules"), 20);
     }
@@ -216,6 +224,12 @@ fn failure_policy(e: &mut Errs, policy: &Map, spec: &Map) {
                 "" => e.required("operator", "valid values: [\"In\" \"NotIn\"]"),
                 other => e.not_supported("operator", other, &["In", "NotIn"]),
             }
+            if let Some(name) = codes.str("containerName")
+                && !names.contains(name)
+            {
+                let why = "must be one of the container or initContainer names in the pod template";
+                e.invalid("containerName", name, why);
+            }
             let values: Vec<i64> = codes
                 .arr("values")
                 .into_iter()
@@ -223,7 +237,8 @@ fn failure_policy(e: &mut Errs, policy: &Map, spec: &Map) {
                 .filter_map(Value::as_i64)
                 .collect();
             if values.is_empty() {
-                e.invalid("values", Value::Array(Vec::new()), "at least one value is required");
+                let shown = codes.get("values").cloned().unwrap_or_default();
+                e.invalid("values", shown, "at least one value is required");
             } else if values.len() > 255 {
                 e.too_many("values", values.len(), 255);
             }

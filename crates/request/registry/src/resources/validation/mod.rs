@@ -56,6 +56,8 @@ type CheckChange = fn(&Cx, &Object, &Object, &mut Errs);
 #[derive(Clone, Copy)]
 pub struct Rules {
     pub name: fn(&str) -> Vec<String>,
+    /// The same where a name follows from what the object is.
+    pub name_of: fn(&Object, &str) -> Vec<String>,
     pub object: Check,
     pub create: Check,
     pub update: CheckChange,
@@ -65,6 +67,7 @@ pub struct Rules {
 impl Rules {
     const NONE: Rules = Rules {
         name: |_| Vec::new(),
+        name_of: |_, _| Vec::new(),
         object: |_, _, _| (),
         create: |_, _, _| (),
         update: |_, _, _, _| (),
@@ -104,15 +107,20 @@ pub fn of(group: &str, kind: &str) -> Rules {
 
 /// The name of an object, or the prefix that one is made from.
 fn check_name(obj: &Object, rules: &Rules, errs: &mut Errs) {
+    let wrong = |name: &str| {
+        let mut told = (rules.name)(name);
+        told.extend((rules.name_of)(obj, name));
+        told
+    };
     let generate = obj.generate_name();
     if !generate.is_empty() {
         let masked = crate::meta::mask_trailing_dash(generate);
-        for msg in (rules.name)(&masked) {
+        for msg in wrong(&masked) {
             errs.invalid("metadata.generateName", generate, &msg);
         }
     }
     if !obj.name().is_empty() {
-        errs.format("metadata.name", obj.name(), rules.name);
+        errs.format("metadata.name", obj.name(), wrong);
     }
 }
 
@@ -129,8 +137,14 @@ fn has_core_metadata(group: &str) -> bool {
     )
 }
 
-fn finalizers(cx: &Cx, obj: &Object, errs: &mut Errs) {
-    if !has_core_metadata(&cx.def.gvr.group) || cx.def.kind == "Event" {
+fn finalizers(cx: &Cx, obj: &Object, errs: &mut Errs, is_new: bool) {
+    let group = cx.def.gvr.group.as_str();
+    // Events are judged where they are made, by their own group.
+    let judged = match cx.def.kind.as_str() {
+        "Event" => is_new && group == "events.k8s.io",
+        _ => has_core_metadata(group),
+    };
+    if !judged {
         return;
     }
     for (i, name) in obj.finalizers().enumerate() {
@@ -158,7 +172,7 @@ pub fn create(cx: &Cx, obj: &Object) -> Vec<Cause> {
     shared
         .filter(|c| unnamed(c) && c.field != "metadata.generateName")
         .for_each(|c| errs.push(c));
-    finalizers(cx, obj, &mut errs);
+    finalizers(cx, obj, &mut errs, true);
     (rules.object)(cx, obj, &mut errs);
     (rules.create)(cx, obj, &mut errs);
     errs.list.into()
@@ -167,7 +181,7 @@ pub fn create(cx: &Cx, obj: &Object) -> Vec<Cause> {
 pub fn update(cx: &Cx, new: &Object, old: &Object) -> Vec<Cause> {
     let rules = rules(cx);
     let mut errs = Errs::default();
-    finalizers(cx, new, &mut errs);
+    finalizers(cx, new, &mut errs, false);
     (rules.object)(cx, new, &mut errs);
     (rules.update)(cx, new, old, &mut errs);
     but_for_old_forms(errs.list.into(), |before| (rules.object)(cx, old, before))

@@ -1,6 +1,6 @@
 //! A pod's specification, alone or in a template.
 
-use super::check::{Errs, count, ip, is_true, range_error, s};
+use super::check::{Errs, count, ip, is_true, quantity, range_error, s};
 use super::container::{self, PodFacts};
 use super::{container_env, container_resources, scheduling, security, volumes};
 use keelson_api::{Map, Value};
@@ -23,7 +23,7 @@ pub fn pod_spec(e: &mut Errs, spec: &Map, pod_name: &str, is_pod: bool) {
     container::containers(e, spec, &facts);
     container::init_containers(e, spec, &facts);
     container::ephemeral_containers(e, spec, &facts);
-    e.child(spec, "resources", pod_resources);
+    e.child(spec, "resources", |e, r| pod_resources(e, r, spec, &facts));
     if is_true(spec, "hostNetwork") {
         host_network_ports(e, spec, is_pod);
     }
@@ -63,7 +63,12 @@ pub fn pod_spec(e: &mut Errs, spec: &Map, pod_name: &str, is_pod: bool) {
         let limits = Map::from_iter([("limits", overhead.clone())]);
         e.within("overhead", |e| container_resources::resources(e, &limits, None));
     }
-    e.child(spec, "os", |e, os| e.one_of(os, "name", &["linux", "windows"]));
+    e.child(spec, "os", |e, os| match s(os, "name") {
+        "" => e.required("name", ""),
+        "linux" | "windows" => {}
+        // Upstream's path ends before the name.
+        other => e.not_supported("", other, &["linux", "windows"]),
+    });
     if spec.obj("os").is_some_and(|os| s(os, "name") == "linux") {
         linux(e, spec);
     }
@@ -122,8 +127,12 @@ fn claims<'a>(e: &mut Errs, spec: &'a Map) -> HashSet<&'a str> {
                 let why = "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`";
                 e.invalid_as("core.PodResourceClaim", "", Some(&Value::Object(c.clone())), why);
             }
-            (Some(name), None) => e.format("resourceClaimName", name, names::dns1123_subdomain),
-            (None, Some(name)) => e.format("resourceClaimTemplateName", name, names::dns1123_subdomain),
+            _ => {}
+        }
+        for key in ["resourceClaimName", "resourceClaimTemplateName"] {
+            if let Some(name) = c.str(key) {
+                e.format(key, name, names::dns1123_subdomain);
+            }
         }
     });
     for claim in spec
@@ -139,32 +148,25 @@ fn claims<'a>(e: &mut Errs, spec: &'a Map) -> HashSet<&'a str> {
     seen
 }
 
-/// Requests and limits of the pod as a whole.
-fn pod_resources(e: &mut Errs, r: &Map) {
-    for list in ["limits", "requests"] {
-        for name in r.obj(list).into_iter().flat_map(Map::keys) {
-            let known = matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-");
-            if !known {
-                e.not_supported(
-                    &format!("{list}[{name}]"),
-                    name.as_str(),
-                    &["cpu", "hugepages-", "memory"],
+/// Requests and limits of the pod as a whole, and whether its containers' fit in.
+fn pod_resources(e: &mut Errs, r: &Map, spec: &Map, facts: &PodFacts) {
+    if r.contains_key("claims") {
+        e.forbidden("claims", "claims may not be set for Resources at pod-level");
+    }
+    container_resources::pod_resources(e, r, &facts.claims);
+    let Some(limits) = r.obj("limits") else { return };
+    for (i, container) in spec.arr("containers").into_iter().flatten().enumerate() {
+        let own = container.at(&["resources", "limits"]).and_then(Value::as_object);
+        for (name, limit) in own.into_iter().flatten() {
+            if let Some(most) = limits.get(name).filter(|most| quantity(limit) > quantity(most)) {
+                let why = format!(
+                    "must be less than or equal to pod limits of {}",
+                    most.as_str().unwrap_or_default()
                 );
+                e.invalid(&format!("containers[{i}][{name}].limits"), limit.clone(), &why);
             }
         }
     }
-    if count(r, "claims") > 0 {
-        e.forbidden("claims", "claims may not be set for Resources at pod-level");
-    }
-    container_resources::resources(
-        e,
-        &Map::from_iter(
-            r.iter()
-                .filter(|(k, _)| *k != "claims")
-                .map(|(k, v)| (k.clone(), v.clone())),
-        ),
-        None,
-    );
 }
 
 fn host_network_ports(e: &mut Errs, spec: &Map, is_pod: bool) {
@@ -301,15 +303,7 @@ fn dns_config(e: &mut Errs, spec: &Map) {
         e.each_str(c, "searches", |e, _, search| {
             if search != "." {
                 let search = search.strip_suffix('.').unwrap_or(search);
-                // Underscores are allowed here.
-                let relaxed = search
-                    .split('.')
-                    .map(|l| l.strip_prefix('_').unwrap_or(l))
-                    .collect::<Vec<_>>()
-                    .join(".");
-                for msg in names::dns1123_subdomain(&relaxed.replace('_', "-")) {
-                    e.invalid("", search, &msg);
-                }
+                e.format("", search, names::dns1123_subdomain_with_underscore);
             }
         });
         e.each(c, "options", |e, _, o| {

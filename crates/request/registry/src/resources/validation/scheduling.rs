@@ -1,6 +1,7 @@
 //! Where pods may go: affinity, tolerations, topology spread, taints.
 
 use super::check::{Errs, count, s};
+use crate::internal;
 use keelson_api::{Map, Value};
 use keelson_machinery::names;
 use std::collections::{HashMap, HashSet};
@@ -167,6 +168,7 @@ pub fn tolerations(e: &mut Errs, owner: &Map) {
                 e.invalid("operator", value, "value must be empty when `operator` is 'Exists'");
             }
             "Exists" => {}
+            "Lt" | "Gt" => e.not_supported("operator", operator, &["Equal", "Exists", "Lt", "Gt"]),
             other => e.not_supported("operator", other, &["Equal", "Exists"]),
         }
         let effect = s(t, "effect");
@@ -195,9 +197,8 @@ pub fn taints(e: &mut Errs, spec: &Map) {
                 e.not_supported("effect", effect, EFFECTS);
             }
             if !seen.insert((s(t, "key"), effect)) {
-                let mut c = keelson_api::Cause::duplicate(e.at(""), &Value::Object(t.clone()));
-                c.message.push_str(": taints must be unique by key and effect pair");
-                e.push(c);
+                let shown = internal::shown("core.Taint", Some(&Value::Object(t.clone())));
+                e.duplicate_shown("", &format!("{shown}: taints must be unique by key and effect pair"));
             }
         });
     }

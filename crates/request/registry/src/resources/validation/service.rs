@@ -206,7 +206,7 @@ fn traffic(e: &mut Errs, spec: &Map) {
     e.optional_one_of(
         spec,
         "trafficDistribution",
-        &["PreferClose", "PreferSameNode", "PreferSameZone"],
+        &["PreferClose", "PreferSameZone", "PreferSameNode"],
     );
 }
 

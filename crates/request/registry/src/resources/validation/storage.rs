@@ -48,7 +48,7 @@ const ATTRIBUTES_CLASS: Rules = Rules {
 const ATTACHMENT: Rules = Rules {
     object: |_, o, e| {
         e.child(o, "spec", |e, spec| {
-            driver_name(e, "attacher", s(spec, "attacher"));
+            declared_driver_name(e, "attacher", s(spec, "attacher"));
             let empty = Map::new();
             let source = spec.obj("source").unwrap_or(&empty);
             const ONE: &str = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
@@ -244,6 +244,19 @@ fn qualified_driver(e: &mut Errs, key: &str, name: &str) {
     }
 }
 
+/// A driver's name where upstream's rule is declared.
+pub fn declared_driver_name(e: &mut Errs, key: &str, name: &str) {
+    const MOST: usize = 63;
+    if name.is_empty() {
+        return e.required(key, "");
+    }
+    e.format(key, name, names::dns1123_subdomain_of_any_case);
+    if name.len() > MOST {
+        let why = format!("Too long: may not be more than {MOST} characters");
+        e.push(keelson_api::Cause::new("FieldValueTooLong", e.at(key), why));
+    }
+}
+
 pub fn driver_name(e: &mut Errs, key: &str, name: &str) {
     if name.is_empty() {
         e.required(key, "");
@@ -433,9 +446,13 @@ fn claim_update(new: &Object, old: &Object, e: &mut Errs) {
         }
         crate::strategy::restore(&mut now, Some(o), "volumeAttributesClassName");
     }
-    if !same(Some(&Value::Object(now.clone())), Some(&Value::Object(was.clone()))) {
-        let why = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n";
-        e.forbidden("spec", why);
+    let (now, was) = (Value::Object(now), Value::Object(was));
+    if !same(Some(&now), Some(&was)) {
+        let changed = crate::internal::difference("core.PersistentVolumeClaimSpec", &was, &now);
+        let why = format!(
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{changed}"
+        );
+        e.forbidden("spec", &why);
     }
     let amount = |v: Option<Value>| v.as_ref().map(quantity).unwrap_or_default();
     let capacity = new

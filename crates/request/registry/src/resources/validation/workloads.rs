@@ -52,6 +52,7 @@ const STATEFUL_SET: Rules = Rules {
         replica_status(new, e);
         collisions(new, old, e);
     },
+    ..Rules::NONE
 };
 const DAEMON_SET: Rules = Rules {
     object: |_, o, e| spec_of(o, e, daemon_set),
@@ -269,9 +270,10 @@ fn stateful_set(e: &mut Errs, spec: &Map) {
         "" => e.required("updateStrategy", ""),
         "OnDelete" => {
             if let Some(r) = strategy.get("rollingUpdate") {
-                e.invalid(
+                e.invalid_as(
+                    "apps.RollingUpdateStatefulSetStrategy",
                     "updateStrategy.rollingUpdate",
-                    r.clone(),
+                    Some(r),
                     "only allowed for updateStrategy 'RollingUpdate'",
                 );
             }
@@ -405,6 +407,10 @@ fn daemon_set(e: &mut Errs, spec: &Map) {
                 }
             }),
         },
-        _ => e.not_supported("", strategy.clone(), &["RollingUpdate", "OnDelete"]),
+        _ => {
+            let shown = internal::shown("apps.DaemonSetUpdateStrategy", Some(&Value::Object(strategy.clone())));
+            let why = format!("Unsupported value: {shown}: supported values: \"RollingUpdate\", \"OnDelete\"");
+            e.push(Cause::new("FieldValueNotSupported", e.at(""), why));
+        }
     });
 }

@@ -176,6 +176,10 @@ async fn this(engine: &Engine, cx: &Cx, svc: &Object, ip: &str, ranges: &Ranges)
         ));
     }
     let name = parsed.to_string();
+    // Who only tries isn't told whether it is taken.
+    if cx.dry_run {
+        return Ok(name);
+    }
     match hold(engine, cx, svc, &name).await {
         Ok(()) => Ok(name),
         // What a crash left behind for this very service is its own.

@@ -9,7 +9,7 @@ mod tests;
 
 use super::Rules;
 use super::check::{Errs, count, s};
-use super::storage::driver_name;
+use super::storage::{declared_driver_name, driver_name};
 use keelson_api::codec::json;
 use keelson_api::{Map, Value};
 use keelson_machinery::cel::device::{Selector, TOO_COSTLY};
@@ -49,7 +49,7 @@ const CLAIM: Rules = Rules {
 };
 
 const TEMPLATE: Rules = Rules {
-    create: |_, o, e| {
+    object: |_, o, e| {
         e.child(o, "spec", |e, spec| {
             e.child(spec, "metadata", template_metadata);
             e.child(spec, "spec", claim_spec);
@@ -334,7 +334,7 @@ fn configuration(e: &mut Errs, config: &Map) {
         return e.required("opaque", "");
     };
     e.within("opaque", |e| {
-        driver_name(e, "driver", s(opaque, "driver"));
+        declared_driver_name(e, "driver", s(opaque, "driver"));
         raw_object(e, opaque, "parameters");
     });
 }

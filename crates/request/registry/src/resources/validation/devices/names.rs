@@ -13,7 +13,20 @@ pub fn pool_name(e: &mut Errs, key: &str, name: &str) {
         return e.required(key, "");
     }
     if name.len() > LONGEST_POOL {
-        return e.too_long(key, LONGEST_POOL);
+        e.too_long(key, LONGEST_POOL);
+    }
+    for part in name.split('/') {
+        e.format(key, part, dns1123_subdomain);
+    }
+}
+
+/// The same where upstream's rule is declared.
+pub fn declared_pool_name(e: &mut Errs, key: &str, name: &str) {
+    if name.is_empty() {
+        return e.required(key, "");
+    }
+    if name.len() > LONGEST_POOL {
+        e.too_long(key, LONGEST_POOL);
     }
     for (i, part) in name.split('/').enumerate() {
         if part.is_empty() {

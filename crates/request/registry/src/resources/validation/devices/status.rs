@@ -2,9 +2,10 @@
 
 use super::super::check::{Errs, count, s};
 use super::super::scheduling::node_selector;
+use super::names::declared_pool_name;
 use super::{MOST_CONFIGS, at_most, configuration, pool_name, raw_object, request_name, request_names};
 use super::{Requests, requests, toleration, unique};
-use crate::resources::validation::storage::driver_name;
+use crate::resources::validation::storage::{declared_driver_name, driver_name};
 use crate::strategy::same;
 use keelson_api::{Cause, Map, Object, Value};
 use keelson_machinery::names::dns1123_label;
@@ -148,8 +149,8 @@ fn allocated(e: &mut Errs, allocation: &Map, known: &Requests) {
 
 fn result(e: &mut Errs, r: &Map, known: &Requests) {
     request_name(e, "request", s(r, "request"), known);
-    driver_name(e, "driver", s(r, "driver"));
-    pool_name(e, "pool", s(r, "pool"));
+    declared_driver_name(e, "driver", s(r, "driver"));
+    declared_pool_name(e, "pool", s(r, "pool"));
     e.format("device", s(r, "device"), dns1123_label);
     super::slices::binding(e, r);
     e.each(r, "tolerations", |e, _, t| toleration(e, t));

@@ -2,12 +2,13 @@
 
 use super::super::Rules;
 use super::super::check::{Errs, count, s};
+use super::super::conditions::conditions;
 use super::{expression, joined, match_conditions, reserved, rule};
 use crate::meta::path_segment_errors;
 use crate::resources::expressions::{self, Scope};
 use crate::strategy::same;
 use keelson_api::{Map, Value};
-use keelson_machinery::cel::{Env, Ty};
+use keelson_machinery::cel::Env;
 use keelson_machinery::names;
 use std::collections::{BTreeMap, HashSet};
 
@@ -17,6 +18,7 @@ pub const POLICY: Rules = Rules {
         reserved(o, e);
     },
     update: |_, new, old, e| e.child(new, "spec", |e, spec| policy(e, new.name(), spec, old.obj("spec"))),
+    status: |_, new, _, e| e.child(new, "status", policy_status),
     ..Rules::SUBDOMAIN
 };
 pub const BINDING: Rules = Rules {
@@ -24,6 +26,20 @@ pub const BINDING: Rules = Rules {
     create: |_, o, e| reserved(o, e),
     ..Rules::SUBDOMAIN
 };
+
+fn policy_status(e: &mut Errs, status: &Map) {
+    e.child(status, "typeChecking", |e, checked| {
+        e.each(checked, "expressionWarnings", |e, _, warning| {
+            if s(warning, "warning").is_empty() {
+                e.required("warning", "");
+            }
+            if s(warning, "fieldRef").is_empty() {
+                e.required("fieldRef", "");
+            }
+        });
+    });
+    conditions(e, status);
+}
 
 /// What is matched, of policies and bindings.
 fn match_resources(e: &mut Errs, m: &Map) {
@@ -241,7 +257,10 @@ pub fn variables(e: &mut Errs, spec: &Map, base: Env) -> Env {
             &env,
             &[],
         );
-        known.insert(name.to_string(), ty.unwrap_or(Ty::Dyn));
+        // What doesn't compile isn't there.
+        if let Some(ty) = ty {
+            known.insert(name.to_string(), ty);
+        }
         env = expressions::with_variables(&base, &known);
     });
     env
