@@ -167,6 +167,10 @@ mod tests {
                 false,
             ),
             ("", false),
+            (
+                "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+                false,
+            ),
         ] {
             assert_eq!(pod::pull_policy(image) == "Always", latest, "{image}");
         }

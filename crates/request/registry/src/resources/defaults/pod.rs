@@ -219,7 +219,9 @@ fn is_reference(name: &str) -> bool {
             && !c.contains("..")
             && !c.contains("___")
     };
-    is_host(host) && path.split('/').all(component)
+    // Sixty-four digits alone are an image's identifier, not its name.
+    let is_identifier = name.len() == 64 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    is_host(host) && path.split('/').all(component) && !is_identifier
 }
 
 /// Whether an image's host is none, or a name with a port perhaps.

@@ -1,6 +1,6 @@
 //! What kube-apiserver answered where the machine found that ours differed (`tests/differential`).
 
-use super::tests::{create, update};
+use super::tests::{create, pod, update, update_status};
 use keelson_api::{Object, Value, value};
 
 const ADMISSION: &str = "admissionregistration.k8s.io";
@@ -290,5 +290,49 @@ fn of_jobs() {
             "spec.podFailurePolicy.rules[0].onExitCodes.containerName: Invalid value: \"d\": must be one of the container or initContainer names in the pod template",
             "spec.podFailurePolicy.rules[0].onExitCodes.values: Invalid value: null: at least one value is required",
         ]
+    );
+}
+
+#[test]
+fn of_addresses() {
+    let web = |ip: &str, app: &str| {
+        let subset = value!({"addresses": [{"ip": (ip)}], "ports": [{"port": 80, "appProtocol": (app)}]});
+        refusals("", "Endpoints", value!({"subsets": [(subset)]}))
+    };
+    let place = "subsets[0].addresses[0].ip: Invalid value";
+    assert_eq!(
+        web("010.0.0.1", "http"),
+        [format!("{place}: \"010.0.0.1\": must not have leading 0s")]
+    );
+    assert_eq!(web("10.0.0.1", "").len(), 2);
+
+    let of = |status: Value| update_status("", "Pod", pod(), status);
+    assert_eq!(
+        of(value!({"hostIP": "10.0.0.1", "hostIPs": [{"ip": "fd00::1"}, {"ip": "10.0.0.1"}]})),
+        ["status.hostIPs[0].ip: Invalid value: \"fd00::1\": must be equal to `hostIP`"]
+    );
+    let twice = of(value!({"hostIP": "10.0.0.1", "hostIPs": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}]}));
+    assert_eq!(twice.len(), 1);
+    assert!(
+        twice[0].ends_with("may specify no more than one IP for each IP family"),
+        "{twice:?}"
+    );
+    assert_eq!(
+        of(value!({"podIP": "x", "podIPs": [{"ip": "x"}]})),
+        ["status.podIPs[0]: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"]
+    );
+}
+
+#[test]
+fn of_changes() {
+    let before = value!({"metadata": {"name": "found"}});
+    assert_eq!(
+        update_status("", "Namespace", before.clone(), value!({"phase": "Gone"})),
+        ["status.Phase: Invalid value: \"Gone\": may only be 'Active' if `deletionTimestamp` is empty"]
+    );
+    assert_eq!(
+        update("scheduling.k8s.io", "PriorityClass", before, |o| o
+            .set_at(&["value"], 2_000_000_000)),
+        ["value: Forbidden: may not be changed in an update."]
     );
 }

@@ -1,6 +1,7 @@
 //! The core group's kinds that configure rather than run: ConfigMap, Secret, Namespace, quotas, limits, events, ….
 
 use super::Rules;
+use super::addresses;
 use super::check::{Errs, IMMUTABLE, config_key, count, is_true, quantity, s};
 use super::container_resources;
 use crate::context::Cx;
@@ -37,6 +38,19 @@ const NAMESPACE: Rules = Rules {
                 }
             }
         });
+    },
+    status: |_, new, _, e| {
+        let (phase, why) = match new.deletion_timestamp() {
+            None => ("Active", "may only be 'Active' if `deletionTimestamp` is empty"),
+            Some(_) => (
+                "Terminating",
+                "may only be 'Terminating' if `deletionTimestamp` is not empty",
+            ),
+        };
+        let has = new.str_at(&["status", "phase"]).unwrap_or_default();
+        if has != phase {
+            e.invalid("status.Phase", has, why);
+        }
     },
     ..Rules::SUBDOMAIN
 };
@@ -451,17 +465,16 @@ fn endpoints(o: &Object, e: &mut Errs) {
         for list in ["addresses", "notReadyAddresses"] {
             e.each(subset, list, |e, _, a| {
                 let address = s(a, "ip");
-                if super::check::ip(address).is_empty() {
-                    e.format("ip", address, super::networking::endpoint_ip);
-                } else {
-                    e.format("ip", address, super::check::ip);
-                    e.invalid("ip", address, "must be a valid IP address");
-                }
+                e.format("ip", address, super::check::ip);
                 if !s(a, "hostname").is_empty() {
                     e.format("hostname", s(a, "hostname"), names::dns1123_label);
                 }
                 if let Some(node) = a.str("nodeName") {
                     e.format("nodeName", node, names::dns1123_subdomain);
+                }
+                match addresses::ip(address) {
+                    Some(_) => e.format("ip", address, super::networking::endpoint_ip),
+                    None => e.invalid("ip", address, "must be a valid IP address"),
                 }
             });
         }
@@ -474,6 +487,9 @@ fn endpoints(o: &Object, e: &mut Errs) {
             }
             e.port(p, "port");
             e.one_of(p, "protocol", &["SCTP", "TCP", "UDP"]);
+            if let Some(app) = p.str("appProtocol") {
+                e.format("appProtocol", app, names::label_key);
+            }
         });
     });
 }

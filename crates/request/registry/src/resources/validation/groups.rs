@@ -82,8 +82,10 @@ const AUTOSCALER: Rules = Rules {
     ..Rules::SUBDOMAIN
 };
 const PRIORITY: Rules = Rules {
-    object: |_, o, e| priority(o, e),
-    create: |_, o, e| preemption_policy(e, o),
+    create: |_, o, e| {
+        priority(o, e);
+        preemption_policy(e, o);
+    },
     update: |_, new, old, e| {
         if new.int("value").unwrap_or(0) != old.int("value").unwrap_or(0) {
             e.forbidden("value", "may not be changed in an update.");

@@ -1,13 +1,14 @@
 //! What may not change about a pod, and through which of its subresources what may.
 
 use super::check::{Errs, count, range_error, s};
-use super::pod_claims;
+use super::{addresses, pod_claims};
 use crate::internal;
 use crate::resources::core::qos_class;
 use crate::strategy::{restore, same};
 use keelson_api::codec::json;
 use keelson_api::{Map, Object, Value};
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 
 fn spec(o: &Object) -> Map {
     o.obj("spec").cloned().unwrap_or_default()
@@ -289,8 +290,17 @@ pub fn status(new: &Object, old: &Object, e: &mut Errs) {
     }
     e.within("status", |e| {
         e.each(now, "conditions", |e, _, c| {
-            e.format("type", s(c, "type"), keelson_machinery::names::label_key);
+            e.format("Type", s(c, "type"), keelson_machinery::names::label_key);
         });
+        if let Some(first) = now.arr("hostIPs").and_then(|l| l.first()) {
+            let ip = first.get("ip").and_then(Value::as_str).unwrap_or_default();
+            if ip != s(now, "hostIP") {
+                e.invalid("hostIPs[0].ip", ip, "must be equal to `hostIP`");
+            }
+        }
+        for list in ["podIPs", "hostIPs"] {
+            of_each_family(now, before, list, e);
+        }
         e.immutable(now.get("qosClass"), before.get("qosClass"), "qosClass");
         let policy = old.str_at(&["spec", "restartPolicy"]).unwrap_or_default();
         if policy != "Always" {
@@ -298,6 +308,24 @@ pub fn status(new: &Object, old: &Object, e: &mut Errs) {
         }
         pod_claims::status(now, new.obj("spec").unwrap_or(&empty), e);
     });
+}
+
+/// New addresses are valid ones; there are at most two, one of each family.
+fn of_each_family(now: &Map, before: &Map, list: &str, e: &mut Errs) {
+    let of = |m: &Map| -> Vec<String> {
+        let ip = |v: &Value| v.get("ip").and_then(Value::as_str).unwrap_or_default().to_owned();
+        m.arr(list).into_iter().flatten().map(ip).collect()
+    };
+    let (new, old) = (of(now), of(before));
+    for (i, ip) in new.iter().enumerate().filter(|(_, ip)| !old.contains(ip)) {
+        e.format(&format!("{list}[{i}]"), ip, super::check::ip);
+    }
+    let families: Vec<IpAddr> = new.iter().filter_map(|ip| addresses::ip(ip)).collect();
+    if new.len() > 1 && families.len() == new.len() && (new.len() > 2 || families[0].is_ipv4() == families[1].is_ipv4())
+    {
+        let shown = now.get(list).cloned().unwrap_or_default();
+        e.invalid(list, shown, "may specify no more than one IP for each IP family");
+    }
 }
 
 /// What has ended and isn't restarted stays ended.

@@ -37,7 +37,17 @@ pub(super) fn create(group: &str, kind: &str, v: Value) -> Vec<String> {
 }
 
 pub(super) fn update(group: &str, kind: &str, before: Value, change: impl FnOnce(&mut Object)) -> Vec<String> {
-    let cx = request(group, kind);
+    updated(request(group, kind), before, change)
+}
+
+/// The same of what `/status` is sent.
+pub(super) fn update_status(group: &str, kind: &str, before: Value, status: Value) -> Vec<String> {
+    let mut cx = request(group, kind);
+    cx.subresource = "status".into();
+    updated(cx, before, |o| o.set_at(&["status"], status))
+}
+
+fn updated(cx: Cx, before: Value, change: impl FnOnce(&mut Object)) -> Vec<String> {
     let mut old = read(&cx, before);
     cx.def.strategy.prepare_create(&cx, &mut old);
     let mut new = old.clone();

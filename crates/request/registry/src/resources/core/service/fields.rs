@@ -2,6 +2,7 @@
 
 use crate::context::Cx;
 use keelson_api::{Object, Str, Value};
+use std::collections::HashMap;
 
 pub const NONE: &str = "None";
 
@@ -175,32 +176,19 @@ pub fn patch_allocated(new: &mut Object, old: &Object) {
         }
     }
     if needs_node_ports(new) && needs_node_ports(old) {
-        let used = node_ports(new);
-        let before: Vec<(Value, Value, u16)> = ports(old)
+        let (now, before) = (node_ports(new), node_ports(old));
+        let is_used = |p: u16| now.contains(&p) && before.contains(&p);
+        // A port is the same by its name: its number may be another.
+        let name = |p: &Value| p.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let of_name: HashMap<String, u16> = ports(old)
             .iter()
-            .map(|p| {
-                (
-                    p.get("port").cloned().unwrap_or_default(),
-                    p.get("protocol").cloned().unwrap_or_default(),
-                    port_number(p, "nodePort"),
-                )
-            })
+            .map(|p| (name(p), port_number(p, "nodePort")))
             .collect();
-        if let Some(Value::Array(list)) = new.at_mut(&["spec", "ports"]) {
-            for port in list {
-                if port_number(port, "nodePort") != 0 {
-                    continue;
-                }
-                let (number, protocol) = (
-                    port.get("port").cloned().unwrap_or_default(),
-                    port.get("protocol").cloned().unwrap_or_default(),
-                );
-                let kept = before
-                    .iter()
-                    .find(|(n, p, node)| *n == number && *p == protocol && *node != 0 && !used.contains(node));
-                if let Some((_, _, node)) = kept {
-                    port.set_at(&["nodePort"], i64::from(*node));
-                }
+        let list = new.at_mut(&["spec", "ports"]).and_then(Value::as_array_mut);
+        for port in list.into_iter().flatten().filter(|p| port_number(p, "nodePort") == 0) {
+            let node = of_name.get(&name(port)).copied().unwrap_or(0);
+            if node != 0 && !is_used(node) {
+                port.set_at(&["nodePort"], i64::from(node));
             }
         }
     }
@@ -260,7 +248,7 @@ pub fn drop_unneeded(_: &Cx, new: &mut Object, old: &Object) {
     }
     if needs_node_ports(old)
         && !needs_node_ports(new)
-        && node_ports(old) == node_ports(new)
+        && node_ports(new).iter().all(|p| node_ports(old).contains(p))
         && let Some(Value::Array(list)) = new.at_mut(&["spec", "ports"])
     {
         for port in list.iter_mut().filter_map(Value::as_object_mut) {
@@ -282,5 +270,48 @@ pub fn drop_unneeded(_: &Cx, new: &mut Object, old: &Object) {
     }
     if kind(new) != "LoadBalancer" {
         new.set_at(&["status", "loadBalancer"], keelson_api::Map::new());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::validation::tests::request;
+    use keelson_api::value;
+
+    fn service(kind: &str, ports: Value) -> Object {
+        Object::try_from(value!({"spec": {"type": (kind), "ports": (ports)}})).unwrap()
+    }
+
+    #[test]
+    fn ports_keep_their_node_port_by_their_name() {
+        let old = service(
+            "NodePort",
+            value!([{"name": "a", "port": 80, "nodePort": 30001}, {"name": "b", "port": 81, "nodePort": 30002}]),
+        );
+        let mut new = service(
+            "NodePort",
+            value!([{"name": "a", "port": 8080}, {"name": "c", "port": 81}]),
+        );
+        patch_allocated(&mut new, &old);
+        assert_eq!(node_ports(&new), [30001]);
+        let mut taken = service(
+            "NodePort",
+            value!([{"name": "a", "port": 80}, {"name": "b", "port": 81, "nodePort": 30001}]),
+        );
+        patch_allocated(&mut taken, &old);
+        assert_eq!(node_ports(&taken), [30001], "which another port has now");
+    }
+
+    #[test]
+    fn node_ports_go_with_the_type_unless_new_ones_are_asked_for() {
+        let ports = |node: u16| value!([{"name": "b", "port": 81, "nodePort": (i64::from(node))}]);
+        let both = value!([{"name": "a", "port": 80, "nodePort": 30001}, {"name": "b", "port": 81, "nodePort": 30002}]);
+        let old = service("NodePort", both);
+        for (node, left) in [(30002, vec![]), (30003, vec![30003])] {
+            let mut new = service("ClusterIP", ports(node));
+            drop_unneeded(&request("", "Service"), &mut new, &old);
+            assert_eq!(node_ports(&new), left);
+        }
     }
 }
