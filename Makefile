@@ -9,7 +9,7 @@ KEELSON = $(CURDIR)/$(OUT)/keelson
 # The lists of SIGs: what upstream's suite has beside [Conformance].
 SUITES = $(filter-out %/all.txt %/passing.txt %/quick.txt %/gateway.txt,$(wildcard conformance/lists/*.txt))
 
-.PHONY: help deps build up down test check unit cluster-test console-test conformance suites gateway registry quick differential swap kubeadm clients bench bench-requests bench-compare profiles scheduler-perf release fuzz schema proto lists differential-controllers
+.PHONY: help deps build up down test check unit cluster-test console-test conformance suites gateway registry quick differential swap kubeadm clients bench bench-requests bench-compare profiles scheduler-perf release fuzz schema proto lists differential-controllers postgres docs
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -95,6 +95,14 @@ clients: build
 ## make console-test  the console in headless Chromium, on a cluster of its own, six minutes; pictures and figures in target/console
 console-test: build
 	@KEELSON=$(KEELSON) tools/test-console.sh
+
+## make postgres    PostgreSQL on the default storage class while all below it is killed, 200 times, 15 minutes; ROUNDS=, SEED=
+postgres: build
+	@KEELSON=$(KEELSON) tools/test-postgres.sh
+
+## make docs        what README.md and docs/ tell a user to type, typed on a new machine, four minutes; PAGES=docs/storage.md for one
+docs: build
+	@KEELSON=$(KEELSON) tools/test-docs.sh $(PAGES)
 
 ## make bench       figures beside upstream's, in one run
 bench: build
