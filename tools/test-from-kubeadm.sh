@@ -62,6 +62,14 @@ spec:
   template:
     metadata: {labels: {k8s-app: kube-proxy}}
     spec: {hostNetwork: true, containers: [{name: kube-proxy, image: "registry.k8s.io/kube-proxy:v1.37.2"}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: kube-dns, namespace: kube-system, labels: {k8s-app: kube-dns, kubernetes.io/cluster-service: "true", kubernetes.io/name: CoreDNS}}
+spec:
+  clusterIP: 10.96.0.10
+  selector: {k8s-app: kube-dns}
+  ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53, protocol: TCP}, {name: metrics, port: 9153, protocol: TCP}]
 Y
 on "$BIN/etcdctl" --endpoints http://127.0.0.1:2379 snapshot save "$S/kubeadm.db" >/dev/null 2>&1; ok "a snapshot of upstream's etcd"
 stop apiserver; stop etcd
@@ -73,12 +81,14 @@ ok "it is restored"
 mkdir "$S/images"; examples/image.sh "$S/images" >/dev/null
 start keelson "$KEELSON" server --data-dir "$S/keelson" --node-name new --node-ip $IP --service-cidr 10.96.0.0/12 --cluster-cidr 10.244.0.0/16 --images "$S/images" --eviction-hard 'nodefs.available<1%'
 within 60 "the old kubeconfig leads to it" k get --raw /readyz
-k delete node old >/dev/null; k -n kube-system delete daemonset kube-proxy >/dev/null
+k delete node old >/dev/null; k -n kube-system delete daemonset/kube-proxy service/kube-dns >/dev/null
 within 60 "the new node is Ready" k wait --for=condition=Ready node/new --timeout=1s
 [ "$(k -n shop get secret password -o jsonpath='{.data.is}' | base64 -d)" = kept ] && ok "a secret is there" || fail "a secret is there"
 within 90 "the workload runs" k -n shop rollout status deployment/web --timeout=1s
 [ "$(k -n shop get service web -o jsonpath='{.spec.clusterIP}')" = "$ADDRESS" ] && ok "the service has its address" || fail "the service has its address"
 within 20 "and answers there" on curl -sf -m 2 "http://$ADDRESS/"
+ok "kube-dns: $(k -n kube-system get service kube-dns -o jsonpath="{.spec}" 2>&1 | grep -o selector.*)"
+within 60 "names are answered" k -n shop exec deployment/web -- nslookup web.shop.svc.cluster.local
 [ "$(on curl -s -m 5 -o /dev/null -w '%{http_code}' --cacert "$P/ca.crt" -H "Authorization: Bearer $TOKEN" "https://$IP:6443/api/v1/namespaces/shop/pods")" = 200 ] && ok "a token of before is good" || fail "a token of before is good"
 stored=$(k get --raw /api/v1/namespaces/shop/secrets/password >/dev/null && on "$KEELSON" secrets --kubeconfig "$K/admin.conf" status 2>&1) || fail "secrets status: $stored"
 ok "secrets: $(tr '\n' ' ' <<<"$stored" | cut -c1-200)"
