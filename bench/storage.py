@@ -160,6 +160,7 @@ def overhead():
     }.items():
         in_turns(what, plain, volume, TIMES, run)
     shutil.rmtree(plain)
+    API.close()   # nobody has spoken on it for minutes: the next request makes another
     gone()
 
 
