@@ -219,10 +219,25 @@ fn main() -> ExitCode {
     match run(given.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("keelson: {error:#}");
+            eprintln!("keelson: {}", plainly(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// What failed and why, in one line. What the API answers is told in its words: the client's error has the whole answer behind them, and both twice.
+fn plainly(error: &anyhow::Error) -> String {
+    let mut said = Vec::new();
+    for cause in error.chain() {
+        match cause.downcast_ref() {
+            Some(keelson_client::Error::Api(status)) if !status.message.is_empty() => {
+                said.push(status.message.clone());
+                break;
+            }
+            _ => said.push(cause.to_string()),
+        }
+    }
+    said.join(": ")
 }
 
 /// Who reads the output may have enough of it (`| head -1`). The signal would do the same, but to connections as well.
@@ -343,6 +358,17 @@ mod tests {
             let wanted = format!("Kubernetes v{}\n", config::KUBERNETES_VERSION);
             assert_eq!(said == Some(wanted), !is_plugin, "{name}: {said:?}");
         }
+    }
+
+    #[test]
+    fn what_the_api_answers_is_told_once_and_in_its_words() {
+        let status = serde_json::json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound",
+            "message": "namespaces \"shop\" not found"});
+        let refused = keelson_client::Error::Api(Box::new(serde_json::from_value(status).unwrap()));
+        let refused = anyhow::Error::from(refused).context("the user's binding");
+        assert_eq!(plainly(&refused), "the user's binding: namespaces \"shop\" not found");
+        let other = anyhow::anyhow!("no such file").context("reading it");
+        assert_eq!(plainly(&other), "reading it: no such file");
     }
 
     /// Names and options that are there twice, and the like.

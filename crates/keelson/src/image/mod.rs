@@ -14,7 +14,7 @@ use std::process::ExitCode;
 #[derive(Args)]
 pub struct Options {
     /// Data directory of the running server
-    #[arg(long, value_name = "DIR", default_value = config::DEFAULT_DATA_DIR)]
+    #[arg(long, value_name = "DIR", default_value = config::DEFAULT_DATA_DIR, global = true)]
     data_dir: PathBuf,
     #[command(subcommand)]
     command: Command,
