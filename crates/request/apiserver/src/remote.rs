@@ -2,13 +2,12 @@
 //! stands there; what may be a passing failure is tried again, as upstream tries it.
 
 use crate::config::file;
-use crate::connect::{ClientTls, Target, Trust};
-use crate::request::Body;
+use crate::connect::{ClientTls, Kept, Target, Trust};
 use crate::webhook::refusal;
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderValue, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
 use keelson_api::{Map, Value};
 use keelson_pki::Kubeconfig;
@@ -31,7 +30,7 @@ const JITTER: f64 = 0.2;
 /// A webhook.
 pub struct Remote {
     url: String,
-    target: Target,
+    kept: Kept,
     path: String,
     authorization: Option<HeaderValue>,
     timeout: Duration,
@@ -112,11 +111,11 @@ impl Remote {
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
         Ok(Remote {
             url: config.server.clone(),
-            target: Target {
+            kept: Kept::to(Target {
                 address: format!("{host}:{port}"),
                 host: uri.authority().map_or(host, |a| a.as_str()).to_string(),
                 tls,
-            },
+            }),
             path: uri.path_and_query().map_or("/", |p| p.as_str()).to_string(),
             authorization,
             timeout,
@@ -171,18 +170,16 @@ impl Remote {
             may_pass,
         };
         let body = serde_json::to_vec(review).map_err(|e| failed(e.to_string(), false))?;
-        let mut request = http::Request::post(&self.path)
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "application/json, */*")
-            .header(header::USER_AGENT, concat!("keelson/", env!("CARGO_PKG_VERSION")))
-            .header(header::CONTENT_LENGTH, body.len());
+        let says = |text| HeaderValue::from_static(text);
+        let mut headers = HeaderMap::from_iter([
+            (header::CONTENT_TYPE, says("application/json")),
+            (header::ACCEPT, says("application/json, */*")),
+            (header::USER_AGENT, says(concat!("keelson/", env!("CARGO_PKG_VERSION")))),
+        ]);
         if let Some(authorization) = &self.authorization {
-            request = request.header(header::AUTHORIZATION, authorization);
+            headers.insert(header::AUTHORIZATION, authorization.clone());
         }
-        let request = request
-            .body(Body::from(body))
-            .map_err(|e| failed(e.to_string(), false))?;
-        let sent = self.target.send(request).await;
+        let sent = self.kept.post(&self.path, headers, body.into()).await;
         let (head, body) = sent.map_err(|e| self.unsent(&e))?.into_parts();
         let body = Limited::new(body, MAX_BYTES).collect().await;
         let body = body

@@ -4,10 +4,10 @@
 mod path;
 
 use crate::admission::Lookup;
-use crate::connect::{ClientTls, Target, Trust};
-use crate::request::Body;
+use crate::connect::{ClientTls, Kept, Several, Target, Trust};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use keelson_api::codec::{Strictness, json};
@@ -83,6 +83,9 @@ impl ClientConfig {
     }
 }
 
+/// Connections to webhooks, by who is dialled under what name, and by whose word.
+pub type Webhooks = Several<(String, String, bool, Option<String>)>;
+
 /// Sends the review to the webhook and reads the answer. The error is what follows `failed to call webhook: `.
 pub async fn call(
     lookup: &Lookup,
@@ -116,13 +119,13 @@ enum Failure {
 }
 
 async fn exchange(lookup: &Lookup, config: &ClientConfig, review: &Value, query: &str) -> Result<Value, Failure> {
-    let (target, mut path) = resolve(lookup, config).await.map_err(Failure::Transport)?;
+    let (webhook, mut path) = resolve(lookup, config).await.map_err(Failure::Transport)?;
     if !query.is_empty() {
         path.push(if path.contains('?') { '&' } else { '?' });
         path.push_str(query);
     }
     let body = bytes::Bytes::from(serde_json::to_vec(review).map_err(|e| Failure::Answer(e.to_string()))?);
-    let mut answer = post(&target, &path, body.clone()).await?;
+    let mut answer = post(&webhook, &path, body.clone()).await?;
     let mut requests = 1;
     while let Some(location) = leads_on(&answer) {
         // A server may lead from `/hook` to `/hook/`. What another host is asked for would be said in our name, so that isn't followed.
@@ -137,7 +140,7 @@ async fn exchange(lookup: &Lookup, config: &ClientConfig, review: &Value, query:
             return Err(Failure::Transport(format!("stopped after {MAX_REQUESTS} redirects")));
         }
         requests += 1;
-        answer = post(&target, &next, body.clone()).await?;
+        answer = post(&webhook, &next, body.clone()).await?;
     }
     let status = answer.status();
     let limited = http_body_util::Limited::new(answer.into_body(), MAX_ANSWER);
@@ -154,15 +157,14 @@ async fn exchange(lookup: &Lookup, config: &ClientConfig, review: &Value, query:
         .map_err(|e| Failure::Answer(format!("the webhook's answer is no JSON: {e}")))
 }
 
-async fn post(target: &Target, path: &str, body: bytes::Bytes) -> Result<http::Response<Incoming>, Failure> {
-    let request = http::Request::post(path)
-        .header(http::header::CONTENT_TYPE, "application/json")
-        .header(http::header::ACCEPT, "application/json, */*")
-        .header(http::header::USER_AGENT, "kube-apiserver-admission")
-        .header(http::header::CONTENT_LENGTH, body.len())
-        .body(Body::from(body))
-        .map_err(|e| Failure::Answer(e.to_string()))?;
-    let answer = target.send(request).await;
+async fn post(webhook: &Kept, path: &str, body: bytes::Bytes) -> Result<http::Response<Incoming>, Failure> {
+    let says = |text| HeaderValue::from_static(text);
+    let headers = HeaderMap::from_iter([
+        (header::CONTENT_TYPE, says("application/json")),
+        (header::ACCEPT, says("application/json, */*")),
+        (header::USER_AGENT, says("kube-apiserver-admission")),
+    ]);
+    let answer = webhook.post(path, headers, body).await;
     answer.map_err(|e| Failure::Transport(format!("{e:#}")))
 }
 
@@ -213,7 +215,7 @@ fn shortened(text: &str) -> &str {
     }
 }
 
-async fn resolve(lookup: &Lookup, config: &ClientConfig) -> Result<(Target, String), String> {
+async fn resolve(lookup: &Lookup, config: &ClientConfig) -> Result<(Kept, String), String> {
     // Where to dial, what its certificate names, and what the request calls it.
     let (address, name, host, path, secure) = match &config.place {
         Place::Nowhere => return Err("neither a URL nor a service is configured".into()),
@@ -240,8 +242,12 @@ async fn resolve(lookup: &Lookup, config: &ClientConfig) -> Result<(Target, Stri
             (address, name, host, path.clone(), true)
         }
     };
-    let tls = if secure { Some(trust(config, &name)?) } else { None };
-    Ok((Target { address, host, tls }, path))
+    let key = (address.clone(), host.clone(), secure, config.ca_pem.clone());
+    let webhook = lookup.webhooks.to(key, || {
+        let tls = if secure { Some(trust(config, &name)?) } else { None };
+        Ok::<_, String>(Target { address, host, tls })
+    })?;
+    Ok((webhook, path))
 }
 
 fn trust(config: &ClientConfig, host: &str) -> Result<ClientTls, String> {

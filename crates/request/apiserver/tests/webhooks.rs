@@ -12,19 +12,22 @@ use harness::{Answer, Api};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use keelson_api::{Value, value};
 use keelson_apiserver::serve::tls::{ServingCert, roots, server_config};
 use keelson_pki::{Authority, CertSpec, San};
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-/// Serves reviews over TLS; gives back its port.
-async fn hook(ca: &Authority) -> u16 {
+/// Serves reviews over TLS; gives back its port, and how many have connected.
+async fn hook(ca: &Authority) -> (u16, Arc<AtomicUsize>) {
     let issued = ca
         .issue(&CertSpec::server("hook", vec![San::parse("127.0.0.1")]))
         .unwrap();
@@ -33,23 +36,29 @@ async fn hook(ca: &Authority) -> u16 {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = socket.local_addr().unwrap().port();
     let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    let connected = Arc::new(AtomicUsize::new(0));
+    let counter = connected.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = socket.accept().await {
             let Ok(tls) = acceptor.accept(stream).await else {
                 continue;
             };
-            let service = service_fn(answer);
-            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service));
+            counter.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(async move {
+                let builder = auto::Builder::new(TokioExecutor::new());
+                // A client may go away.
+                let _ = builder.serve_connection(TokioIo::new(tls), service_fn(answer)).await;
+            });
         }
     });
-    port
+    (port, connected)
 }
 
 /// Answers as its path says.
 async fn answer(request: http::Request<Incoming>) -> Result<http::Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path().to_string();
     // As servers do that know a place by another path, by what they are called.
-    let host = request.headers().get("host").and_then(|host| host.to_str().ok());
+    let host = request.uri().authority().map(|authority| authority.as_str());
     let leads_on = match path.as_str() {
         "/moved" => Some("/deny?timeout=5s".to_string()),
         "/whole" => host.map(|host| format!("https://{host}/deny?timeout=5s")),
@@ -140,15 +149,18 @@ struct Hooks {
     api: Api,
     ca: Authority,
     port: u16,
+    connected: Arc<AtomicUsize>,
 }
 
 impl Hooks {
     async fn new() -> Hooks {
         let ca = Authority::generate("hooks").unwrap();
+        let (port, connected) = hook(&ca).await;
         Hooks {
             api: Api::new().await,
-            port: hook(&ca).await,
             ca,
+            port,
+            connected,
         }
     }
     /// A webhook for config maps that is at `path`, with more fields.
@@ -258,6 +270,8 @@ async fn mutating_webhooks_see_each_others_changes() {
     );
     let made = hooks.api.post(MAPS, map("b")).await.expect(201);
     assert_eq!(made.str(&["data", "grown"]), "yes");
+    // Both webhooks are of one server, which is asked by one connection.
+    assert_eq!(hooks.connected.load(Ordering::Relaxed), 1);
     let managers = made
         .json()
         .at(&["metadata", "managedFields"])

@@ -19,6 +19,7 @@ pub struct Lookup {
     user: Arc<UserInfo>,
     /// By their keys, with what they were decoded from: several plug-ins ask for the same namespace and account, for each pod.
     kept: Mutex<HashMap<Bytes, (Arc<Entry>, Object)>>,
+    pub webhooks: Webhooks,
 }
 
 impl Lookup {
@@ -27,6 +28,7 @@ impl Lookup {
             engine,
             user: Arc::new(UserInfo::api_server()),
             kept: Mutex::default(),
+            webhooks: Webhooks::default(),
         }
     }
     pub fn engine(&self) -> &Engine {

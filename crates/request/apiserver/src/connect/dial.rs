@@ -1,5 +1,5 @@
 //! Connections to backends: TCP, TLS where wanted, HTTP/1.1 on top. One request a connection, so that any of them can be
-//! upgraded and none outlives its use.
+//! upgraded and none outlives its use; who asks one backend often keeps them ([`super::Kept`]).
 
 use crate::request::Body;
 use crate::serve::tls;
@@ -14,7 +14,6 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -88,15 +87,14 @@ impl ClientTls {
 }
 
 impl Target {
-    /// Sends a request; `uri` of it has to be path and query only.
-    pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>> {
-        keelson_trace::headers::inject(request.headers_mut());
+    /// A connection.
+    pub(super) async fn open(&self) -> Result<Stream> {
         let opened = async {
             let stream = TcpStream::connect(&self.address)
                 .await
                 .with_context(|| format!("dial tcp {}", self.address))?;
             stream.set_nodelay(true)?;
-            Ok::<_, anyhow::Error>(match &self.tls {
+            Ok(match &self.tls {
                 None => Stream::Plain(stream),
                 Some(tls) => {
                     let connector = TlsConnector::from(tls.config.clone());
@@ -109,19 +107,14 @@ impl Target {
                 }
             })
         };
-        let stream = tokio::time::timeout(DIAL_TIMEOUT, opened)
-            .await
-            .map_err(|_| anyhow::anyhow!("dial tcp {}: i/o timeout", self.address))??;
-        match stream {
-            Stream::Plain(s) => self.exchange(s, request).await,
-            Stream::Tls(s) => self.exchange(*s, request).await,
-        }
+        let opened = tokio::time::timeout(DIAL_TIMEOUT, opened).await;
+        opened.map_err(|_| anyhow::anyhow!("dial tcp {}: i/o timeout", self.address))?
     }
 
-    async fn exchange<S>(&self, stream: S, mut request: Request<Body>) -> Result<Response<Incoming>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    /// Sends a request; `uri` of it has to be path and query only.
+    pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>> {
+        keelson_trace::headers::inject(request.headers_mut());
+        let stream = self.open().await?;
         let host = HeaderValue::from_str(&self.host).context("the host is no header value")?;
         request.headers_mut().insert(header::HOST, host);
         *request.version_mut() = http::Version::HTTP_11;
@@ -139,7 +132,7 @@ impl Target {
     }
 }
 
-enum Stream {
+pub(super) enum Stream {
     Plain(TcpStream),
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }

@@ -6,6 +6,7 @@ mod dial;
 mod forward;
 pub mod hop;
 mod html;
+mod kept;
 mod kubelet;
 mod log;
 mod proxy;
@@ -14,6 +15,7 @@ mod stream;
 
 pub use dial::{ClientTls, Target, Trust};
 pub use forward::{Rewrite, forward};
+pub use kept::{Kept, Several};
 pub use kubelet::{KubeletClient, join};
 pub use log::deleted as deleted_log;
 

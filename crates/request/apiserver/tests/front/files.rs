@@ -20,7 +20,9 @@ async fn who_is_trusted_follows_a_file() {
     let another = Authority::generate("another").unwrap();
     let spec = CertSpec::client("eve", Some("system:masters"));
     let eve = front.target_of(Some(another.issue(&spec).unwrap()));
-    let (admin, code) = (front.admin(), async |target| send(target, "GET", NAMESPACES, &[], vec![]).await.0);
+    let (admin, code) = (front.admin(), async |target| {
+        send(target, "GET", NAMESPACES, &[], vec![]).await.0
+    });
     assert_eq!(code(&eve).await, 401);
 
     // What can't be used, and a file that isn't there, change nothing.

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use keelson_api::{Value, value};
 use keelson_apiserver::serve::tls::{ServingCert, roots, server_config};
 use keelson_pki::{Authority, CertSpec, San};
@@ -59,10 +60,9 @@ impl Outside {
                             Ok::<_, Infallible>(answer.body(Full::new(Bytes::from(body))).expect("an answer"))
                         }
                     });
-                    let served =
-                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service);
+                    let builder = auto::Builder::new(TokioExecutor::new());
                     // A client may go away.
-                    let _ = served.await;
+                    let _ = builder.serve_connection(TokioIo::new(tls), service).await;
                 });
             }
         });
