@@ -17,6 +17,9 @@ const STACK_BYTES: usize = 2 << 20;
 /// What threads are in the middle of, when all else has stopped: an image that is unpacked is unpacked anew at the next start.
 const LAST: Duration = Duration::from_secs(2);
 
+/// So long after the start what only a start runs is let go.
+const STARTED: Duration = Duration::from_secs(30);
+
 /// Who has run for so long isn't begun anew in a row.
 const CALM: Duration = Duration::from_secs(10 * 60);
 /// From one beginning to the next.
@@ -123,6 +126,13 @@ fn run_once(
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
+    runtime.spawn(async {
+        tokio::time::sleep(STARTED).await;
+        match keelson_sys::text::let_go() {
+            Ok(bytes) => tracing::debug!(bytes, "what only the start needed of the program is let go"),
+            Err(error) => tracing::debug!(%error, "the program stays in memory as a whole"),
+        }
+    });
     let ended = runtime.block_on(async {
         let stopping = Stopping {
             terminate: signal(SignalKind::terminate())?,

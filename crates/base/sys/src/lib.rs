@@ -19,6 +19,7 @@ pub mod path;
 pub mod process;
 pub mod seccomp;
 pub mod tcp;
+pub mod text;
 pub mod tree;
 pub mod tty;
 pub mod wireguard;
