@@ -1,5 +1,6 @@
 //! What plug-ins look up: objects of other resources, from the cache.
 
+use crate::webhook::Webhooks;
 use bytes::Bytes;
 use keelson_api::{ApiError, ApiResult, Object, Reason};
 use keelson_cache::Entry;

@@ -112,8 +112,8 @@ struct Unsent(legacy::Error);
 impl std::fmt::Display for Unsent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0.source() {
-            Some(cause) => cause.fmt(f),
-            None => self.0.fmt(f),
+            Some(cause) => write!(f, "{cause}"),
+            None => write!(f, "{}", self.0),
         }
     }
 }
