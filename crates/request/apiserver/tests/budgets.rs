@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use keelson_api::value;
 use keelson_apiserver::request::{Body, Response, UserInfo};
 use keelson_store::Memory;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tower::ServiceExt;
@@ -115,6 +116,38 @@ async fn fill(api: &Api, n: usize) {
         let map = value!({"metadata": {"name": format!("m{i}")}, "data": {"x": data.as_str()}});
         api.post(MAPS, map).await.expect(201);
     }
+}
+
+#[tokio::test]
+async fn a_long_answer_lets_others_have_their_turns() {
+    let api = Api::new().await;
+    for n in 0..20 {
+        let map = value!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("m{n}")}, "data": {"a": "x".repeat(40_000)}});
+        api.post(MAPS, map).await.expect(201);
+    }
+    let turns = std::sync::Arc::new(AtomicUsize::new(0));
+    let counted = turns.clone();
+    let others = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    let admin = UserInfo::new("admin", &["system:masters"]);
+    let list = http::Request::get("/api/v1/configmaps").body(Body::empty()).unwrap();
+    let answer = api.server.service(admin).oneshot(list).await.unwrap();
+    let (before, mut frames) = (turns.load(Ordering::Relaxed), 0);
+    let mut body = answer.into_body();
+    while let Some(frame) = body.frame().await {
+        frame.unwrap();
+        frames += 1;
+    }
+    others.abort();
+    let had = turns.load(Ordering::Relaxed) - before;
+    assert!(
+        frames > 5 && had + 2 >= frames,
+        "{had} turns while {frames} pieces were told"
+    );
 }
 
 #[tokio::test]

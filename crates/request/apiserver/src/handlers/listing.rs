@@ -406,6 +406,8 @@ impl Writing {
                 return Some((Ok(first), (None, writing)));
             }
             let mut writing = writing?;
+            // Who reads fast would have the thread until all is told, and everybody else's small requests wait.
+            tokio::task::yield_now().await;
             match writing.piece().await {
                 Ok((piece, done)) => Some((Ok::<_, ApiError>(piece), (None, (!done).then_some(writing)))),
                 Err(e) => Some((Err(e), (None, None))),

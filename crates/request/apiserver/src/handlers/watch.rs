@@ -179,6 +179,10 @@ impl Stream {
             self.seat.give_back();
         }
         let is_beginning = matches!(&self.source, Source::Watch(watch) if watch.is_beginning());
+        if is_beginning {
+            // As with a list's pieces: what there is doesn't have to be waited for.
+            tokio::task::yield_now().await;
+        }
         let event = match &mut self.source {
             Source::Over => return None,
             Source::Failed(e) => Err(e.clone()),
