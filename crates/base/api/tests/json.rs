@@ -125,6 +125,17 @@ fn unknown_and_duplicate_fields_are_reported() {
 }
 
 #[test]
+fn what_comes_again_is_read_into_what_is_there() {
+    let text = br#"{"metadata":{"labels":{"a":"1","b":"1"},"finalizers":["x"],"name":"x"},
+        "metadata":{"labels":{"b":"2"},"labels":{"c":"3"},"finalizers":["y"]},"metadata":{"name":"y"}}"#;
+    let d = json::decode(text, Some(&schema("v1", "ConfigMap")), Strictness::Lenient).unwrap();
+    assert_eq!(
+        json::encode(d.value.at(&["metadata"]).unwrap()),
+        br#"{"finalizers":["y"],"labels":{"a":"1","b":"2","c":"3"},"name":"y"}"#
+    );
+}
+
+#[test]
 fn strings_are_unescaped_as_go_does() {
     let d = json::decode(br#""\u00e9\ud83d\ude00\ud800x\/\n""#, None, Strictness::Lenient).unwrap();
     assert_eq!(d.value.as_str(), Some("é😀\u{fffd}x/\n"));

@@ -7,7 +7,7 @@ use crate::schema::{Field, FieldType, Schema, TypeDef};
 use crate::value::{Map, Str, Value};
 use crate::{Quantity, SchemaRef, Time, duration};
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 /// Decodes a JSON text. With a schema, values must have its types, unknown fields are dropped and scalars normalised;
 /// without one everything is kept as it stands.
@@ -324,6 +324,7 @@ impl<'a, 's> Decoder<'a, 's> {
         self.enter()?;
         self.lex.pos += 1;
         let (first, first_order) = (self.members.len(), self.order.len());
+        let mut repeats = BTreeMap::new();
         let outer = self.owner.replace(def);
         let mut open = self.lex.peek() != b'}';
         if !open {
@@ -332,7 +333,7 @@ impl<'a, 's> Decoder<'a, 's> {
         while open {
             let key = self.key()?;
             match def.field_index(&key) {
-                Some(i) => self.member(&def.fields[i], i as u16, first, first_order)?,
+                Some(i) => self.member(&def.fields[i], i as u16, first, first_order, &mut repeats)?,
                 None => {
                     if self.report {
                         self.find("unknown field", &key);
@@ -344,10 +345,24 @@ impl<'a, 's> Decoder<'a, 's> {
         }
         self.owner = outer;
         self.depth -= 1;
+        for (index, more) in repeats {
+            if let Ok(at) = self.order[first_order..].binary_search(&index) {
+                let mut values = vec![std::mem::take(&mut self.members[first + at].1)];
+                values.extend(more);
+                self.members[first + at].1 = folded(values, &def.fields[usize::from(index)].ty, self.schema);
+            }
+        }
         self.order.truncate(first_order);
         Ok(Value::Object(Map::from_sorted(self.members.split_off(first))))
     }
-    fn member(&mut self, field: &'s Field, index: u16, first: usize, first_order: usize) -> Result<(), DecodeError> {
+    fn member(
+        &mut self,
+        field: &'s Field,
+        index: u16,
+        first: usize,
+        first_order: usize,
+        repeats: &mut BTreeMap<u16, Vec<Value>>,
+    ) -> Result<(), DecodeError> {
         let twice = self.report && self.order[first_order..].contains(&index);
         if twice {
             self.find("duplicate field", &field.name);
@@ -360,9 +375,7 @@ impl<'a, 's> Decoder<'a, 's> {
             .rposition(|i| *i <= index)
             .map_or(0, |p| p + 1);
         if at > 0 && self.order[first_order + at - 1] == index {
-            // Go reads a struct or a map that comes again into the one that is there.
-            let before = std::mem::take(&mut self.members[first + at - 1].1);
-            self.members[first + at - 1].1 = again(before, value, &field.ty, self.schema);
+            repeats.entry(index).or_default().push(value);
         } else {
             self.members.insert(first + at, (field.name.clone(), value));
             self.order.insert(first_order + at, index);
@@ -436,25 +449,42 @@ impl<'a, 's> Decoder<'a, 's> {
     }
 }
 
-/// A value that is read where there is one already.
-fn again(before: Value, value: Value, ty: &FieldType, schema: Option<&Schema>) -> Value {
-    let (Value::Object(mut all), Value::Object(more)) = (before, value.clone()) else {
-        return value;
-    };
-    let def = match ty {
-        FieldType::Struct(id) => schema.map(|schema| schema.get(*id)),
-        FieldType::Map(_) => None,
-        _ => return value,
-    };
-    for (key, value) in more {
-        let field = def.and_then(|def| def.field(&key));
-        let value = match (field, all.remove(&key)) {
-            (Some(field), Some(before)) => again(before, value, &field.ty, schema),
-            _ => value,
-        };
-        all.insert(key, value);
+/// What is left of the values of one field that comes more than once: Go reads a struct or a map into the one that is there. All are
+/// read at once, for each alone would move the members of a large one again.
+fn folded(mut values: Vec<Value>, ty: &FieldType, schema: Option<&Schema>) -> Value {
+    let since = values
+        .iter()
+        .rposition(|value| !matches!(value, Value::Object(_)))
+        .map_or(0, |at| at + 1);
+    if since == values.len() || !matches!(ty, FieldType::Struct(_) | FieldType::Map(_)) {
+        return values.pop().unwrap_or_default();
     }
-    Value::Object(all)
+    let mut members: Vec<(Str, Value)> = Vec::new();
+    for value in values.drain(since..) {
+        if let Value::Object(more) = value {
+            members.extend(more);
+        }
+    }
+    let (FieldType::Struct(id), Some(schema)) = (ty, schema) else {
+        return Value::Object(Map::from_iter(members));
+    };
+    members.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+    let mut fields: Vec<(Str, Vec<Value>)> = Vec::new();
+    for (key, value) in members {
+        match fields.last_mut() {
+            Some((last, values)) if *last == key => values.push(value),
+            _ => fields.push((key, vec![value])),
+        }
+    }
+    let def = schema.get(*id);
+    let of_field = |(key, mut values): (Str, Vec<Value>)| {
+        let value = match def.field(&key) {
+            Some(field) => folded(values, &field.ty, Some(schema)),
+            None => values.pop().unwrap_or_default(),
+        };
+        (key, value)
+    };
+    Value::Object(Map::from_iter(fields.into_iter().map(of_field)))
 }
 
 /// A float; an integral one becomes an integer, since both are written the same.
