@@ -2,9 +2,9 @@
 
 use super::check::{Errs, quantity, s};
 use super::container::PodFacts;
-use keelson_api::{Map, Quantity, Value};
+use keelson_api::{Cause, Map, Quantity, Value};
 use keelson_machinery::names;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Whether a resource is Kubernetes' own rather than a vendor's.
 fn is_native(name: &str) -> bool {
@@ -161,6 +161,8 @@ fn of_names(e: &mut Errs, r: &Map, claims: Option<&HashSet<&str>>, named: fn(&mu
 /// Each claim, or a request of it, is used once, and is the pod's.
 fn claimed(e: &mut Errs, r: &Map, claims: &HashSet<&str>) {
     let mut seen = HashSet::new();
+    // Of how many requests of a claim each is used.
+    let mut requested: HashMap<String, usize> = HashMap::new();
     e.each(r, "claims", |e, _, claim| {
         let (name, request) = (s(claim, "name"), s(claim, "request"));
         if name.is_empty() {
@@ -176,26 +178,34 @@ fn claimed(e: &mut Errs, r: &Map, claims: &HashSet<&str>) {
             if !request.is_empty() {
                 e.format("request", request, names::dns1123_label);
             } else {
-                let of_it = |key: &&String| key.split_once('/').is_some_and(|(claim, _)| claim == name);
-                (0..seen.iter().filter(of_it).count()).for_each(|_| e.duplicate("", name));
+                (0..requested.get(name).copied().unwrap_or(0)).for_each(|_| e.duplicate("", name));
             }
-            if !seen.insert(key.clone()) {
+            if seen.contains(&key) {
                 e.duplicate("", key);
+            } else {
+                if let Some((claim, _)) = key.split_once('/') {
+                    *requested.entry(claim.to_string()).or_default() += 1;
+                }
+                seen.insert(key);
             }
         }
         if !claims.contains(name) {
-            let mut all: Vec<&str> = claims.iter().copied().filter(|claim| !claim.is_empty()).collect();
-            all.sort_unstable();
-            let which = match all.as_slice() {
-                [] => " which is empty".to_string(),
-                all => format!(": {}", all.join(", ")),
-            };
-            let told = keelson_api::Cause::not_found(e.at(""), &name.into());
-            let message = format!(
-                "{}: must be one of the names in pod.spec.resourceClaims{which}",
-                told.message
-            );
-            e.push(keelson_api::Cause { message, ..told });
+            let at = e.at("");
+            // Each would show all of the pod's: what isn't told isn't put into words.
+            e.list.add(|| {
+                let mut all: Vec<&str> = claims.iter().copied().filter(|claim| !claim.is_empty()).collect();
+                all.sort_unstable();
+                let which = match all.as_slice() {
+                    [] => " which is empty".to_string(),
+                    all => format!(": {}", all.join(", ")),
+                };
+                let told = Cause::not_found(at, &name.into());
+                let message = format!(
+                    "{}: must be one of the names in pod.spec.resourceClaims{which}",
+                    told.message
+                );
+                Cause { message, ..told }
+            });
         }
     });
 }
