@@ -162,6 +162,10 @@ mod tests {
             ("nginx:latest", true),
             ("nginx:1", false),
             ("host:5000/nginx", true),
+            ("[fd00::1]/nginx", true),
+            ("[fd00::1]:5000/nginx", true),
+            ("[host]/nginx", false),
+            ("Host/nginx", true),
             (
                 "nginx@sha256:0123456789012345678901234567890123456789012345678901234567890123",
                 false,

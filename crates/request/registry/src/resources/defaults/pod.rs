@@ -203,7 +203,12 @@ pub fn pull_policy(image: &str) -> &'static str {
 /// Whether the path of an image's name is well formed; of what isn't, upstream assumes no tag.
 fn is_reference(name: &str) -> bool {
     let (host, path) = match name.split_once('/') {
-        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
+        // No part of a path has capital letters.
+        Some((host, path))
+            if host.contains(['.', ':']) || host == "localhost" || host.bytes().any(|b| b.is_ascii_uppercase()) =>
+        {
+            (host, path)
+        }
         _ => ("", name),
     };
     let path = match path.rsplit_once(':') {
@@ -226,14 +231,19 @@ fn is_reference(name: &str) -> bool {
 
 /// Whether an image's host is none, or a name with a port perhaps.
 fn is_host(host: &str) -> bool {
-    let (name, port) = host.rsplit_once(':').unwrap_or((host, "0"));
+    // The colons of an address in brackets begin no port.
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port),
+        _ => (host, "0"),
+    };
     let label = |label: &str| {
         let b = label.as_bytes();
         b.first().is_some_and(u8::is_ascii_alphanumeric)
             && b.last().is_some_and(u8::is_ascii_alphanumeric)
             && b.iter().all(|c| c.is_ascii_alphanumeric() || *c == b'-')
     };
-    let is_address = name.starts_with('[') && name.ends_with(']');
+    let address = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let is_address = address.is_some_and(|a| !a.is_empty() && a.bytes().all(|c| c.is_ascii_hexdigit() || c == b':'));
     let is_port = !port.is_empty() && port.bytes().all(|c| c.is_ascii_digit());
     host.is_empty() || is_port && (is_address || name.split('.').all(label))
 }
