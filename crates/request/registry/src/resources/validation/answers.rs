@@ -305,6 +305,11 @@ fn of_addresses() {
         [format!("{place}: \"010.0.0.1\": must not have leading 0s")]
     );
     assert_eq!(web("10.0.0.1", "").len(), 2);
+    let before = value!({"metadata": {"name": "web"}, "subsets": [{"addresses": [{"ip": "010.0.0.1"}], "ports": [{"port": 80, "appProtocol": "a b"}]}]});
+    let label = |o: &mut Object| o.set_at(&["metadata", "labels", "a"], "b");
+    assert_eq!(update("", "Endpoints", before.clone(), label), Vec::<String>::new());
+    let moved = |o: &mut Object| o.set_at(&["subsets"], value!([{"addresses": [{"ip": "010.0.0.2"}]}]));
+    assert_eq!(update("", "Endpoints", before, moved).len(), 1);
 
     let of = |status: Value| update_status("", "Pod", pod(), status);
     assert_eq!(

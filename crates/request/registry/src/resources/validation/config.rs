@@ -79,7 +79,13 @@ const LIMIT_RANGE: Rules = Rules {
     ..Rules::SUBDOMAIN
 };
 const ENDPOINTS: Rules = Rules {
-    object: |_, o, e| endpoints(o, e),
+    create: |_, o, e| endpoints(o, e),
+    // What was valid once stays as it is.
+    update: |_, new, old, e| {
+        if !same(new.get("subsets"), old.get("subsets")) {
+            endpoints(new, e);
+        }
+    },
     ..Rules::SUBDOMAIN
 };
 const EVENT: Rules = Rules {
