@@ -365,7 +365,6 @@ fn conflict_error(mut conflicts: Vec<Conflict>) -> ApiError {
     })
 }
 
-/// Keeps kubectl's client-side annotation in step with what was applied, where it exists.
 /// As Go prints both, of which the core's group is empty.
 fn group_and_version(api_version: &str) -> String {
     match api_version.contains('/') {
@@ -374,6 +373,7 @@ fn group_and_version(api_version: &str) -> String {
     }
 }
 
+/// Keeps kubectl's client-side annotation in step with what was applied, where it exists.
 fn refresh_last_applied(object: &mut Value, config: &Value) {
     let has = object
         .at(&["metadata", "annotations", LAST_APPLIED])
