@@ -2,7 +2,7 @@
 
 use crate::context::Cx;
 use keelson_api::{Object, Str, Value};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 pub const NONE: &str = "None";
 
@@ -176,8 +176,9 @@ pub fn patch_allocated(new: &mut Object, old: &Object) {
         }
     }
     if needs_node_ports(new) && needs_node_ports(old) {
-        let (now, before) = (node_ports(new), node_ports(old));
-        let is_used = |p: u16| now.contains(&p) && before.contains(&p);
+        // There may be as many ports as a body holds.
+        let before: HashSet<u16> = node_ports(old).into_iter().collect();
+        let used: HashSet<u16> = node_ports(new).into_iter().filter(|p| before.contains(p)).collect();
         // A port is the same by its name: its number may be another.
         let name = |p: &Value| p.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
         let of_name: HashMap<String, u16> = ports(old)
@@ -187,7 +188,7 @@ pub fn patch_allocated(new: &mut Object, old: &Object) {
         let list = new.at_mut(&["spec", "ports"]).and_then(Value::as_array_mut);
         for port in list.into_iter().flatten().filter(|p| port_number(p, "nodePort") == 0) {
             let node = of_name.get(&name(port)).copied().unwrap_or(0);
-            if node != 0 && !is_used(node) {
+            if node != 0 && !used.contains(&node) {
                 port.set_at(&["nodePort"], i64::from(node));
             }
         }
@@ -248,7 +249,10 @@ pub fn drop_unneeded(_: &Cx, new: &mut Object, old: &Object) {
     }
     if needs_node_ports(old)
         && !needs_node_ports(new)
-        && node_ports(new).iter().all(|p| node_ports(old).contains(p))
+        && node_ports(new)
+            .into_iter()
+            .collect::<HashSet<_>>()
+            .is_subset(&node_ports(old).into_iter().collect())
         && let Some(Value::Array(list)) = new.at_mut(&["spec", "ports"])
     {
         for port in list.iter_mut().filter_map(Value::as_object_mut) {
