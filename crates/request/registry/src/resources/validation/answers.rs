@@ -294,6 +294,15 @@ fn of_jobs() {
 }
 
 #[test]
+fn of_autoscalers() {
+    for kind in ["", "ä"] {
+        let metric = value!({"type": (kind), "object": {}, "pods": {}});
+        let scaler = value!({"spec": {"maxReplicas": 1, "metrics": [(metric)]}});
+        assert!(!refusals("autoscaling", "HorizontalPodAutoscaler", scaler).is_empty());
+    }
+}
+
+#[test]
 fn of_addresses() {
     let web = |ip: &str, app: &str| {
         let subset = value!({"addresses": [{"ip": (ip)}], "ports": [{"port": 80, "appProtocol": (app)}]});

@@ -256,7 +256,10 @@ fn metric(e: &mut Errs, m: &Map) {
     }
     let member = |kind: &str| {
         let mut key = kind.to_string();
-        key[..1].make_ascii_lowercase();
+        // The kind may be anything.
+        if let Some(first) = key.get_mut(..1) {
+            first.make_ascii_lowercase();
+        }
         key
     };
     let order = ["object", "external", "pods", "resource", "containerResource"];
