@@ -22,7 +22,11 @@ const ELSEWHERE: [&str; 3] = ["node-", "hpa-", "csr-"];
 async fn ours_leave_what_the_peers_left() -> anyhow::Result<()> {
     let mut scenarios = scenario::all()?;
     let peer = recorded::read(&scenarios, &include_bytes!("../controllers/recorded.jsonl.gz")[..])?;
-    let unrecorded: Vec<&String> = scenarios.iter().map(|s| &s.name).filter(|name| !peer.contains_key(*name)).collect();
+    let unrecorded: Vec<&String> = scenarios
+        .iter()
+        .map(|s| &s.name)
+        .filter(|name| !peer.contains_key(*name))
+        .collect();
     anyhow::ensure!(
         unrecorded.is_empty(),
         "the peer hasn't played these as they are now (tools/differential-controllers.sh record): {unrecorded:?}"

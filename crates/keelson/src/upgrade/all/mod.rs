@@ -160,7 +160,9 @@ async fn upgrade_to(wanted: &Wanted<'_>, whom: &Whom<'_>, sha256: String, size: 
     };
     let taken = run.pass(&names, Verb::Take, pace).await;
     taken.context("stopped; the same command goes on where it was")?;
-    for address in &run.servers {
+    // Who was starting anew when this command began is among them now.
+    let servers = run.cluster.servers().await.unwrap_or_else(|_| run.servers.clone());
+    for address in &servers {
         // What is left there is one file, and the next one takes its place.
         if let Err(error) = run.cluster.forget(address).await {
             eprintln!("keelson: the program stays on the server {address}: {error:#}");
