@@ -24,6 +24,10 @@ use tokio::time::Instant;
 /// As Go's: connections that nobody uses end, and of HTTP/1.1's not more are kept.
 const IDLE: Duration = Duration::from_secs(90);
 const MOST_IDLE: usize = 25;
+/// As Kubernetes' clients do: who hasn't said anything for so long by HTTP/2 is asked, and given up if no answer comes. Otherwise all requests
+/// go on to a machine that is gone, until the kernel gives it up.
+const SILENT: Duration = Duration::from_secs(30);
+const GIVE_UP: Duration = Duration::from_secs(15);
 const FORGET: Duration = Duration::from_secs(300);
 /// With more of them all begin anew.
 const MOST_BACKENDS: usize = 1000;
@@ -45,6 +49,10 @@ impl Kept {
         let scheme = if target.tls.is_some() { "https" } else { "http" };
         let origin = format!("{scheme}://{}", target.host);
         let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .http2_keep_alive_interval(SILENT)
+            .http2_keep_alive_timeout(GIVE_UP)
+            .http2_keep_alive_while_idle(true)
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(MOST_IDLE)
