@@ -5,7 +5,7 @@ use super::dial::{ClientTls, Stream, Target};
 use crate::request::Body;
 use anyhow::Result;
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, Uri, header};
+use http::{Extensions, HeaderMap, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{self, Client};
@@ -16,6 +16,7 @@ use std::error::Error;
 use std::hash::Hash;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -74,7 +75,11 @@ impl Kept {
             Err(e) if was_ended(&e) => self.client.request(request()?).await,
             answer => answer,
         };
-        answer.map_err(|e| Unsent(e).into())
+        let answer = answer.map_err(Unsent)?;
+        if let Some(connection) = answer.extensions().get::<Answered>() {
+            connection.0.store(true, Relaxed);
+        }
+        Ok(answer)
     }
 }
 
@@ -101,16 +106,29 @@ impl<K: Eq + Hash> Several<K> {
     }
 }
 
-/// Before an answer had come, by the other side.
-fn was_ended(e: &legacy::Error) -> bool {
-    let mut cause = e.source();
+/// What is known of a connection: whether something was answered on it.
+#[derive(Clone, Default)]
+struct Answered(Arc<AtomicBool>);
+
+/// Before an answer had come, by the other side: before it was asked, or where it had answered before. Who ends a new connection has read what
+/// it was asked, and isn't asked again.
+fn was_ended(error: &legacy::Error) -> bool {
+    let mut cause = error.source();
     while let Some(e) = cause {
         if let Some(e) = e.downcast_ref::<hyper::Error>() {
-            return e.is_incomplete_message() || e.is_canceled() || e.is_closed();
+            return e.is_canceled() || e.is_closed() || e.is_incomplete_message() && has_answered(error);
         }
         cause = e.source();
     }
     false
+}
+
+fn has_answered(error: &legacy::Error) -> bool {
+    let mut known = Extensions::new();
+    if let Some(connection) = error.connect_info() {
+        connection.get_extras(&mut known);
+    }
+    known.get::<Answered>().is_some_and(|answered| answered.0.load(Relaxed))
 }
 
 /// What went wrong, without what the library says before it.
@@ -156,9 +174,10 @@ impl Connection for Stream {
             Stream::Plain(_) => false,
             Stream::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(b"h2"),
         };
+        let connected = Connected::new().extra(Answered::default());
         match h2 {
-            true => Connected::new().negotiated_h2(),
-            false => Connected::new(),
+            true => connected.negotiated_h2(),
+            false => connected,
         }
     }
 }
@@ -190,5 +209,56 @@ impl AsyncWrite for Stream {
             Stream::Plain(s) => Pin::new(s).poll_shutdown(cx),
             Stream::Tls(s) => Pin::new(s).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// Of each connection so many requests are answered, and the next is read before it ends.
+    #[tokio::test]
+    async fn only_what_a_kept_connection_lost_is_posted_again() {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap().to_string();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = asked.clone();
+        tokio::spawn(async move {
+            for answers in [0, 1, 1] {
+                let (mut stream, _) = socket.accept().await.unwrap();
+                for n in 0..=answers {
+                    let mut seen = Vec::new();
+                    while !seen.ends_with(b"whole") {
+                        if stream.read_buf(&mut seen).await.unwrap() == 0 {
+                            return;
+                        }
+                    }
+                    counter.fetch_add(1, Relaxed);
+                    if n < answers {
+                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                        stream.write_all(answer).await.unwrap();
+                    }
+                }
+            }
+        });
+        let kept = Kept::to(Target {
+            address: address.clone(),
+            host: address,
+            tls: None,
+        });
+        let post = async || {
+            let answer = kept.post("/", HeaderMap::new(), Bytes::from_static(b"whole")).await;
+            answer.is_ok()
+        };
+        assert!(!post().await);
+        assert_eq!(asked.load(Relaxed), 1);
+        assert!(post().await);
+        // The connection is put away by a task of its own.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(post().await);
+        assert_eq!(asked.load(Relaxed), 4);
     }
 }
