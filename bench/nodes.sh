@@ -15,7 +15,8 @@ seconds() { awk -v a="$(date +%s.%N)" -v b="$1" 'BEGIN{printf "%.2f", a-b}'; }
 SERVERS=()
 cleanup() {
   status=$?
-  for p in "${SERVERS[@]}"; do kill "$p" 2>/dev/null || true; done
+  # Functions in the background are shells, and the servers their children.
+  for p in "${SERVERS[@]}"; do kill $(pgrep -P "$p") "$p" 2>/dev/null || true; done
   [ $status = 0 ] || tail -n 20 "$S"/clusters/*/*.log 2>/dev/null || true
   dev down >/dev/null 2>&1 || true; rm -rf "$S"; exit $status
 }
@@ -57,7 +58,7 @@ for n in 0 1; do
   on "$n" ip link add vxbench type vxlan id 4242 dstport 4789 remote "$peer" dev "$dev_of"
   on "$n" ip addr add "192.168.242.$((n + 1))/24" dev vxbench; on "$n" ip link set vxbench up
 done
-hosts() { on 0 ip -4 -o addr show scope global >/dev/null; on 1 ip -4 -o addr show scope global | awk '{split($4,a,"/"); if (!f) print a[1]; f=1}'; }
+hosts() { on 1 ip -4 -o addr show scope global | awk '{split($4,a,"/"); if (!f) print a[1]; f=1}'; }
 ROUND='import socket,sys,time
 s=socket.create_connection((sys.argv[1],5202)); s.setsockopt(socket.IPPROTO_TCP,socket.TCP_NODELAY,1)
 times=[]
