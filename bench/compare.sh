@@ -14,7 +14,7 @@ if [ ! -x "$BEFORE" ]; then
   [ -d "$TREE" ] || git worktree add --detach "$TREE" "$REV"
   # What both have alike is built once.
   (cd "$TREE" && CARGO_TARGET_DIR=$OLDPWD/target/compare cargo build --profile "$PROFILE" --locked -p keelson)
-  cp "target/compare/$([ "$PROFILE" = dev ] && echo debug || echo "$PROFILE")/keelson" "$BEFORE"
+  cp "target/compare/$([ "$PROFILE" = dev ] && echo debug || echo "$PROFILE")/keelson" "$BEFORE.new"; mv "$BEFORE.new" "$BEFORE"
 fi
 "$LOAD" rounds --side "$REV=keelson:$BEFORE" --side "now=keelson:$KEELSON" --history "$OUT/compare.jsonl" --dir "$OUT/run" \
   --revision "$(git describe --always --dirty)" --rounds "${ROUNDS:-6}" --minutes "${MINUTES:-60}" --rows "${ROWS:-}" ${QUICK:+--quick}
