@@ -12,6 +12,7 @@ use keelson_load::{history, profile, report};
 use regex::Regex;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
 #[command(about = "Measures what requests cost an API server, in its own CPU time")]
@@ -129,7 +130,17 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     // One thread: the load generator has a core of its own, and needs no more.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run(arguments.command))
+    runtime.block_on(until_ended(arguments.command))
+}
+
+/// Whoever ends this ends the servers, too.
+async fn until_ended(command: Command) -> Result<()> {
+    let mut ended = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = run(command) => done,
+        _ = ended.recv() => anyhow::bail!("ended by a signal"),
+        _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
+    }
 }
 
 async fn run(command: Command) -> Result<()> {
@@ -148,13 +159,7 @@ async fn run(command: Command) -> Result<()> {
                 dir: given.dir,
                 within: Duration::from_secs(given.minutes * 60),
             };
-            // Whoever ends this ends the servers, too.
-            let mut ended = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-            tokio::select! {
-                done = rounds::run(&options) => done,
-                _ = ended.recv() => anyhow::bail!("ended by a signal"),
-                _ = tokio::signal::ctrl_c() => anyhow::bail!("interrupted"),
-            }
+            rounds::run(&options).await
         }
         Command::Measure(given) => measure(given).await,
         Command::Table(two) => told(two, report::table),
