@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 if [ -z "${MACHINE:-}" ]; then
   export CLUSTER=${CLUSTER:-kldoc0} NODE_IP=${NODE_IP:-10.79.82.1}; . conformance/lib/env.sh; . tools/machines.sh
   KEELSON=$(realpath "${KEELSON:-$PWD/target/release/keelson}"); export STATE KEELSON
-  finish() { [ ! -e "$STATE/data/pki" ] || unshare --net "$KEELSON" uninstall --data-dir "$STATE/data" --yes >/dev/null 2>&1 || true; clear_away "$CLUSTER"; rm -rf "$STATE"; }
+  finish() { clear_away "$CLUSTER"; rm -rf "$STATE"; }
   finish; trap finish EXIT
   mkdir -p "$STATE"/{lib,etc,etc-work,local,home,pages,images,manifests}; ip netns add "$CLUSTER"
   inns ip link set lo up; inns ip link add eth0 type veth peer name eth0-far; inns ip link set eth0-far up; inns ip link set eth0 up
@@ -31,10 +31,9 @@ setsid keelson server --eviction-hard 'nodefs.available<1%,nodefs.inodesFree<1%'
 keelson wait --timeout 90s
 SH
 chmod 755 /usr/local/bin/server
+trap 'status=$?; server stop; keelson uninstall --yes >/dev/null || status=1; exit $status' EXIT
 server start || { tail -20 "$STATE/server.log" >&2; exit 1; }
 keelson kubeconfig --merge >/dev/null
 for page in docs/*.md; do [ "$page" = docs/SUMMARY.md ] || grep -F "($(basename "$page"))" docs/SUMMARY.md >/dev/null || { echo "docs/SUMMARY.md doesn't list $page" >&2; exit 1; }; done
 pages=("$@"); [ $# -gt 0 ] || pages=(README.md docs/*.md)
-status=0; python3 tools/docs/run.py "${pages[@]}" || status=$?
-server stop; keelson uninstall --yes >/dev/null || status=$?
-exit $status
+python3 tools/docs/run.py "${pages[@]}"
