@@ -291,15 +291,19 @@ impl Sets {
                 self.create_claims(key, set, pod.name(), ordinal).await?;
             }
             let kept = self.keep_claims(key, set, pod, ordinal).await;
+            if let Err(error) = &kept {
+                self.tell(set, "update", pod.name(), Some(&format!("{error:#}")));
+            }
+            let acted = kept?;
             if let Some(fixed) = identity::restored(set, pod, ordinal) {
                 let result = self.pod_objects.update(&fixed).await;
                 let why = result.as_ref().err().map(message);
                 self.tell(set, "update", pod.name(), why.as_deref());
                 self.written.wrote(key, result?.meta());
-            } else if matches!(kept, Ok(true)) {
+            } else if acted {
                 self.tell(set, "update", pod.name(), None);
             }
-            return kept.map(drop);
+            return Ok(());
         }
         self.keep_claims(key, set, pod, ordinal).await.map(drop)
     }

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use keelson_api::codec::{Strictness, json};
 use keelson_api::{Map, Str, Value};
 use rand::Rng;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The most that a webhook may answer.
@@ -25,7 +26,8 @@ const MAX_REQUESTS: usize = 10;
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClientConfig {
     place: Place,
-    ca_pem: Option<String>,
+    /// Shared with the connections that it made.
+    ca_pem: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -64,7 +66,7 @@ impl ClientConfig {
         };
         ClientConfig {
             place,
-            ca_pem: ca.and_then(|c| String::from_utf8(c).ok()),
+            ca_pem: ca.and_then(|c| String::from_utf8(c).ok()).map(Arc::from),
         }
     }
 
@@ -84,7 +86,7 @@ impl ClientConfig {
 }
 
 /// Connections to webhooks, by who is dialled under what name, and by whose word.
-pub type Webhooks = Several<(String, String, bool, Option<String>)>;
+pub type Webhooks = Several<(String, String, bool, Option<Arc<str>>)>;
 
 /// Sends the review to the webhook and reads the answer. The error is what follows `failed to call webhook: `.
 pub async fn call(
