@@ -115,7 +115,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
         Command::Ls => {
             list(&dir)?;
             command::list(&dir)?;
-            if Lock::holder(&options.data_dir)?.is_some() && dir.join("ca.key").exists() {
+            if Lock::is_held(&options.data_dir)? && dir.join("ca.key").exists() {
                 let listed = block_on(command::list_depending(&own_kubeconfig(&options.data_dir)));
                 if let Err(error) = listed {
                     eprintln!("what depends on authorities of before isn't known here: {error:#}");

@@ -1,8 +1,9 @@
 //! One server a data directory: a lock that the kernel gives back when the process ends, however it ends.
 
 use anyhow::{Context, bail};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -47,32 +48,47 @@ impl Lock {
 }
 
 impl Lock {
-    /// The process that holds the directory, if any does.
-    pub fn holder(data_dir: &Path) -> anyhow::Result<Option<i32>> {
+    /// Whether a process holds the directory.
+    pub fn is_held(data_dir: &Path) -> anyhow::Result<bool> {
         let path = data_dir.join(NAME);
-        let Ok(mut file) = File::open(&path) else {
-            return Ok(None);
+        let Ok(file) = File::open(&path) else {
+            return Ok(false);
         };
         match file.try_lock() {
-            Ok(()) => Ok(None),
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                file.read_to_string(&mut pid)?;
-                pid.trim()
-                    .parse()
-                    .map(Some)
-                    .with_context(|| format!("{} names no process", path.display()))
-            }
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(e)) => Err(e).with_context(|| format!("cannot read the lock {}", path.display())),
         }
+    }
+
+    /// The process that holds the directory, if any does, by its number here. A holder in another PID namespace wrote the number that it has
+    /// there, by which another process is known here: a number counts only if that process has the file open.
+    pub fn holder(data_dir: &Path) -> anyhow::Result<Option<i32>> {
+        if !Self::is_held(data_dir)? {
+            return Ok(None);
+        }
+        let path = data_dir.join(NAME);
+        let lock = std::fs::metadata(&path)?;
+        let written = std::fs::read_to_string(&path)?.trim().parse().ok();
+        if let Some(pid) = written.filter(|pid| has_open(*pid, &lock)) {
+            return Ok(Some(pid));
+        }
+        let own = std::process::id().cast_signed();
+        let found = processes().find(|pid| *pid != own && has_open(*pid, &lock));
+        found
+            .map(Some)
+            .with_context(|| format!("{} is held by a process that can't be seen from here", path.display()))
     }
 
     /// Waits until nobody holds the directory.
     pub fn wait(data_dir: &Path, patience: Duration) -> anyhow::Result<()> {
         let until = Instant::now() + patience;
-        while let Some(pid) = Self::holder(data_dir)? {
+        while Self::is_held(data_dir)? {
             if Instant::now() > until {
-                bail!("process {pid} has not stopped within {patience:?}");
+                bail!(
+                    "the server of {} has not stopped within {patience:?}",
+                    data_dir.display()
+                );
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -80,9 +96,47 @@ impl Lock {
     }
 }
 
+fn processes() -> impl Iterator<Item = i32> {
+    let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn has_open(pid: i32, file: &Metadata) -> bool {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    open.filter_map(|fd| std::fs::metadata(fd.path()).ok())
+        .any(|open| (open.dev(), open.ino()) == (file.dev(), file.ino()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_holds_the_directory_is_found_whatever_number_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Lock::holder(dir.path()).unwrap(), None);
+        let path = dir.path().join(NAME);
+        let mut held = std::process::Command::new("flock")
+            .arg("--no-fork")
+            .arg(&path)
+            .args(["sleep", "20"])
+            .spawn()
+            .unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        while !Lock::is_held(dir.path()).unwrap() {
+            assert!(Instant::now() < until);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // The first process of another namespace, there; another here.
+        std::fs::write(&path, "1").unwrap();
+        let found = Lock::holder(dir.path()).unwrap();
+        held.kill().unwrap();
+        held.wait().unwrap();
+        assert_eq!(found, Some(held.id().cast_signed()));
+    }
 
     #[test]
     fn a_second_server_is_told_who_holds_the_directory() {
@@ -91,6 +145,8 @@ mod tests {
         let second = Lock::take(&dir).unwrap_err().to_string();
         assert!(second.contains(&std::process::id().to_string()), "{second}");
         drop(first);
+        // A process that another test is about to start has it for a moment, too.
+        Lock::wait(&dir, Duration::from_secs(10)).unwrap();
         Lock::take(&dir).unwrap();
         std::fs::remove_dir_all(&dir).unwrap();
     }

@@ -81,7 +81,7 @@ pub async fn open(config: &Config, store: Arc<dyn Store>) -> anyhow::Result<Arc<
 
 pub fn main(options: Options) -> anyhow::Result<ExitCode> {
     let data_dir = config::absolute(options.data_dir.clone())?;
-    let running = Lock::holder(&data_dir)?.is_some() || options.kubeconfig.is_some();
+    let running = Lock::is_held(&data_dir)? || options.kubeconfig.is_some();
     let report = block_on(async {
         match running {
             true => ask(&options, &data_dir).await,

@@ -194,7 +194,7 @@ async fn back(repository: &Repository, backup: &Backup, data_dir: &Path, wanted:
 }
 
 async fn create(target: &Target, data_dir: &Path, kubeconfig: Option<PathBuf>) -> anyhow::Result<()> {
-    let running = Lock::holder(data_dir)?.is_some();
+    let running = Lock::is_held(data_dir)?;
     ensure!(
         running || data_dir.join("store").exists(),
         "no server runs with the data directory {}, and there is no store in it",

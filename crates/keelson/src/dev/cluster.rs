@@ -153,7 +153,7 @@ impl Cluster {
     }
 
     pub fn runs(&self, n: u8) -> bool {
-        matches!(Lock::holder(&self.data_dir(n)), Ok(Some(_)))
+        matches!(Lock::is_held(&self.data_dir(n)), Ok(true))
     }
 }
 

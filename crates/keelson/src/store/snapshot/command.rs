@@ -106,7 +106,7 @@ pub fn main(options: Options) -> anyhow::Result<ExitCode> {
             kubeconfig,
             store_snapshot_dir,
         } => {
-            let running = Lock::holder(&data_dir)?.is_some() || kubeconfig.is_some();
+            let running = Lock::is_held(&data_dir)? || kubeconfig.is_some();
             let taken = block_on(async {
                 match running {
                     true => ask(&kubeconfig.unwrap_or_else(|| data_dir.join("admin.kubeconfig"))).await,
