@@ -3,6 +3,7 @@
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -47,46 +48,13 @@ impl Supervisor {
         Fut: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let stop = CancellationToken::new();
-        let token = stop.clone();
-        let health = self.health.clone();
-        let task = tokio::spawn(async move {
-            let mut wait = FIRST;
-            loop {
-                let attempt = token.child_token();
-                let began = tokio::time::Instant::now();
-                let mut running = tokio::spawn(start(attempt.clone()));
-                let ended = match tokio::time::timeout(SETTLED, &mut running).await {
-                    Ok(ended) => ended,
-                    Err(_) => {
-                        health.0.lock().remove(name);
-                        running.await
-                    }
-                };
-                attempt.cancel();
-                if token.is_cancelled() {
-                    return;
-                }
-                match ended {
-                    Ok(Ok(())) => {
-                        health.0.lock().remove(name);
-                        return;
-                    }
-                    Ok(Err(error)) => {
-                        tracing::error!(component = name, error = format!("{error:#}"), "component failed")
-                    }
-                    Err(panic) => tracing::error!(component = name, %panic, "component panicked"),
-                }
-                health.0.lock().insert(name);
-                if began.elapsed() > LONGEST {
-                    wait = FIRST;
-                }
-                tokio::select! {
-                    () = token.cancelled() => return,
-                    () = tokio::time::sleep(wait) => {}
-                }
-                wait = (wait * 2).min(LONGEST);
-            }
-        });
+        let life = Life {
+            name,
+            start: Box::new(move |stop| Box::pin(start(stop))),
+            stop: stop.clone(),
+            health: self.health.clone(),
+        };
+        let task = tokio::spawn(life.lead());
         tracing::debug!(component = name, "started");
         self.running.push(Component { name, stop, task });
     }
@@ -104,6 +72,57 @@ impl Supervisor {
                 tracing::warn!(component = component.name, "did not stop in time");
                 task.abort();
             }
+        }
+    }
+}
+
+type Running = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+
+/// What leads a component through its starts.
+struct Life {
+    name: &'static str,
+    start: Box<dyn Fn(CancellationToken) -> Running + Send>,
+    stop: CancellationToken,
+    health: Health,
+}
+
+impl Life {
+    async fn lead(self) {
+        let mut wait = FIRST;
+        loop {
+            let attempt = self.stop.child_token();
+            let began = tokio::time::Instant::now();
+            let mut running = tokio::spawn((self.start)(attempt.clone()));
+            let ended = match tokio::time::timeout(SETTLED, &mut running).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    self.health.0.lock().remove(self.name);
+                    running.await
+                }
+            };
+            attempt.cancel();
+            if self.stop.is_cancelled() {
+                return;
+            }
+            match ended {
+                Ok(Ok(())) => {
+                    self.health.0.lock().remove(self.name);
+                    return;
+                }
+                Ok(Err(error)) => {
+                    tracing::error!(component = self.name, error = format!("{error:#}"), "component failed")
+                }
+                Err(panic) => tracing::error!(component = self.name, %panic, "component panicked"),
+            }
+            self.health.0.lock().insert(self.name);
+            if began.elapsed() > LONGEST {
+                wait = FIRST;
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait = (wait * 2).min(LONGEST);
         }
     }
 }

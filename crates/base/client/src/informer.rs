@@ -168,15 +168,13 @@ impl<K: ApiObject> Informer<K> {
         let resource = target.resource.clone();
         let shared = Shared::new(Arc::default());
         let stop = stop.child_token();
-        let mut sink = Feed {
+        let sink = Feed {
             shared: shared.clone(),
             resource: resource.clone(),
             transform,
             fresh: None,
         };
-        let rest = rest.clone();
-        let token = stop.clone();
-        tokio::spawn(async move { reflect(rest, target, &mut sink, token).await });
+        tokio::spawn(feed(rest.clone(), target, Box::new(sink), stop.clone()));
         Informer {
             shared,
             resource,
@@ -228,6 +226,11 @@ impl<K: ApiObject> Informer<K> {
     pub fn gate(&self) -> watch::Receiver<bool> {
         self.shared.synced.subscribe()
     }
+}
+
+/// A task like all others, whatever the kind: each type of task costs kilobytes of the program.
+async fn feed(rest: Rest, target: Target, mut sink: Box<dyn Sink>, stop: CancellationToken) {
+    reflect(rest, target, &mut *sink, stop).await;
 }
 
 /// Between the reflector and the store.

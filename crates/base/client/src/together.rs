@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
 pub struct Together {
@@ -140,12 +140,9 @@ impl<K: ApiObject> Hub<K> {
         }));
         let telling = branches.clone();
         informer.on_change(move |change| telling.lock().tell(change));
-        let (mut gate, waiting) = (informer.gate(), branches.clone());
-        tokio::spawn(async move {
-            if gate.wait_for(|synced| *synced).await.is_ok() {
-                waiting.lock().set_synced();
-            }
-        });
+        let waiting = branches.clone();
+        let set = Box::new(move || waiting.lock().set_synced());
+        tokio::spawn(once_synced(informer.gate(), set));
         Arc::new(Hub { informer, branches })
     }
 
@@ -174,6 +171,13 @@ impl<K: ApiObject> Hub<K> {
         others.push(branch);
         drop(branches);
         Informer::fed(shared, resource, self)
+    }
+}
+
+/// A task of one type for all kinds.
+async fn once_synced(mut gate: watch::Receiver<bool>, then: Box<dyn FnOnce() + Send>) {
+    if gate.wait_for(|synced| *synced).await.is_ok() {
+        then();
     }
 }
 
