@@ -76,6 +76,11 @@ impl Store for Noting {
     async fn delete(&self, key: Bytes, expected: Expect) -> Result<Outcome> {
         self.noted(self.inner.delete(key, expected).await)
     }
+    async fn put_then_delete(&self, key: Bytes, value: Bytes, expected: Expect) -> Result<(Outcome, Option<Outcome>)> {
+        let (put, deleted) = self.inner.put_then_delete(key, value, expected).await?;
+        let deleted = deleted.map(|deleted| self.noted(Ok(deleted))).transpose()?;
+        Ok((self.noted(Ok(put))?, deleted))
+    }
     async fn watch(&self, range: KeyRange, after: Revision) -> Result<WatchStream> {
         self.inner.watch(range, after).await
     }

@@ -229,6 +229,23 @@ impl Store for Sealed {
         Ok(self.seal.outcome(outcome).await)
     }
 
+    async fn put_then_delete(&self, key: Bytes, value: Bytes, expected: Expect) -> Result<(Outcome, Option<Outcome>)> {
+        if self.seal.writing(&key).is_none() {
+            let (put, deleted) = self.inner.put_then_delete(key, value, expected).await?;
+            let deleted = match deleted {
+                Some(deleted) => Some(self.seal.outcome(deleted).await),
+                None => None,
+            };
+            return Ok((self.seal.outcome(put).await, deleted));
+        }
+        let put = self.put(key.clone(), value, expected, None).await?;
+        let Some(revision) = put.done() else {
+            return Ok((put, None));
+        };
+        let deleted = self.delete(key, Expect::ModRevision(revision)).await?;
+        Ok((put, Some(deleted)))
+    }
+
     async fn watch(&self, range: KeyRange, after: Revision) -> Result<WatchStream> {
         let generation = self.seal.generation.subscribe();
         let resource = (self.seal.resources)(&range.start);

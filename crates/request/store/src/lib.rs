@@ -209,6 +209,17 @@ pub trait Store: Send + Sync + 'static {
     /// Removes a key if `expected` holds. A key that isn't there is a [`Outcome::Conflict`] with nothing in it.
     async fn delete(&self, key: Bytes, expected: Expect) -> Result<Outcome>;
 
+    /// A put and, if it was done, the key's deletion: two changes, each of its revision, of which nothing comes in between where the
+    /// store can do both in one commit. The second outcome is the deletion's.
+    async fn put_then_delete(&self, key: Bytes, value: Bytes, expected: Expect) -> Result<(Outcome, Option<Outcome>)> {
+        let put = self.put(key.clone(), value, expected, None).await?;
+        let Some(revision) = put.done() else {
+            return Ok((put, None));
+        };
+        let deleted = self.delete(key, Expect::ModRevision(revision)).await?;
+        Ok((put, Some(deleted)))
+    }
+
     /// Every change of the range later than revision `after`, past ones first, then as they happen.
     async fn watch(&self, range: KeyRange, after: Revision) -> Result<WatchStream>;
 

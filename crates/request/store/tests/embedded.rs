@@ -46,6 +46,38 @@ async fn everything_is_there_after_a_restart() {
     assert_eq!(put(&*store, "/a/1", "x").await.done(), Some(before.revision + 1));
 }
 
+/// What was written lately isn't read from the tables; what has been pushed out is, and both are the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_lately_is_at_hand_as_it_was_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await;
+    let value = Bytes::from(vec![7u8; 100]);
+    let puts = store.put("/a".into(), value.clone(), Expect::Absent, None).await;
+    assert_eq!(puts.unwrap().done(), Some(2));
+    let got = store.get(b"/a", None).await.unwrap();
+    let now = got.kv.clone().unwrap();
+    assert_eq!((now.value.as_ptr(), got.revision), (value.as_ptr(), 2));
+    put(&*store, "/b", "1").await;
+    store.delete("/b".into(), Expect::Any).await.unwrap();
+    let gone = store.get(b"/b", None).await.unwrap();
+    assert_eq!((gone.kv, gone.revision), (None, 4));
+    for n in 0..10 {
+        let large = Bytes::from(vec![n; 1 << 20]);
+        store
+            .put(format!("/c/{n}").into(), large, Expect::Absent, None)
+            .await
+            .unwrap();
+    }
+    let read = store.get(b"/a", None).await.unwrap().kv.unwrap();
+    assert_ne!(read.value.as_ptr(), value.as_ptr(), "it should have been pushed out");
+    assert_eq!(read, now);
+    assert_eq!(store.get(b"/b", None).await.unwrap().kv, None);
+    let again = store.put("/b".into(), "2".into(), Expect::Absent, None).await;
+    assert_eq!(again.unwrap().done(), Some(15));
+    store.close().await.unwrap();
+    assert!(store.get(b"/b", None).await.is_err(), "a closed store answers nothing");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_revision_survives_a_compaction_of_everything() {
     let directory = tempfile::tempdir().unwrap();

@@ -10,6 +10,7 @@ use crate::strategy::GcPolicy;
 use jiff::SignedDuration;
 use keelson_api::{ApiError, ApiResult, Object, Str};
 use keelson_store::{Expect, Outcome};
+use std::time::Instant;
 
 /// How a deletion ended.
 #[derive(Clone, Debug)]
@@ -91,20 +92,21 @@ impl Engine {
                 .validate(cx, Operation::Delete, None, Some(&current.object))
                 .await?;
             let lost = match step {
-                Step::Mark { object, then_gone } => match self.mark(cx, &current, object).await? {
-                    Ok(marked) if !then_gone => {
+                Step::Mark {
+                    object,
+                    then_gone: true,
+                } => match self.mark_and_remove(cx, &current, object).await? {
+                    Ok(object) => return Ok(self.gone(cx, object).await),
+                    Err(now) => now,
+                },
+                Step::Mark { object, .. } => match self.mark(cx, &current, object).await? {
+                    Ok(marked) => {
                         return Ok(Deleted {
-                            object: marked.object,
+                            object: marked,
                             gone: false,
                             show_object: true,
                         });
                     }
-                    Ok(marked) => match self.remove(cx, &marked).await? {
-                        None => return Ok(self.gone(cx, marked.object).await),
-                        Some(Some(now)) => Some(now),
-                        // Somebody else completed it between the two writes.
-                        Some(None) => return Ok(self.gone(cx, marked.object).await),
-                    },
                     Err(now) => now,
                 },
                 _ => match self.remove(cx, &current).await? {
@@ -172,19 +174,9 @@ impl Engine {
     }
 
     /// Writes the mark of deletion; `Err` holds what stands there when somebody was faster.
-    async fn mark(
-        &self,
-        cx: &Cx,
-        current: &Current,
-        mut object: Object,
-    ) -> ApiResult<Result<Current, Option<Current>>> {
+    async fn mark(&self, cx: &Cx, current: &Current, object: Object) -> ApiResult<Result<Object, Option<Current>>> {
         if cx.dry_run || object == current.object {
-            return Ok(Ok(Current {
-                object,
-                revision: current.revision,
-                is_stale: current.is_stale,
-                written: None,
-            }));
+            return Ok(Ok(object));
         }
         let storage = storage(cx)?;
         let value = self.encode(cx, storage, &object, Some(current)).await?;
@@ -192,18 +184,57 @@ impl Engine {
         let expect = Expect::ModRevision(current.revision);
         let asked = self.store.put(key.into(), value, expect, None);
         let outcome = self.asked(&storage.resource, "update", asked).await;
-        match outcome.map_err(|e| store_error(cx, "delete", &e))? {
+        let outcome = outcome.map_err(|e| store_error(cx, "delete", &e))?;
+        self.marked(cx, object, outcome).await
+    }
+
+    async fn marked(
+        &self,
+        cx: &Cx,
+        mut object: Object,
+        outcome: Outcome,
+    ) -> ApiResult<Result<Object, Option<Current>>> {
+        match outcome {
             Outcome::Done { revision, .. } => {
                 object.set_meta("resourceVersion", &revision.to_string());
-                Ok(Ok(Current {
-                    object,
-                    revision,
-                    is_stale: false,
-                    written: None,
-                }))
+                Ok(Ok(object))
             }
             Outcome::Conflict { current: Some(kv), .. } => Ok(Err(Some(self.decode(&cx.def, &kv).await?))),
             Outcome::Conflict { current: None, .. } => Ok(Err(None)),
+        }
+    }
+
+    /// The mark of a deletion that nothing holds up, and the removal that follows it: two changes, for who watches. `Err` holds what stands
+    /// there when somebody was faster.
+    async fn mark_and_remove(
+        &self,
+        cx: &Cx,
+        current: &Current,
+        object: Object,
+    ) -> ApiResult<Result<Object, Option<Current>>> {
+        if cx.dry_run || object == current.object {
+            let faster = self.remove(cx, current).await?.flatten();
+            return Ok(faster.map_or(Ok(object), |now| Err(Some(now))));
+        }
+        let storage = storage(cx)?;
+        let value = self.encode(cx, storage, &object, Some(current)).await?;
+        let key = storage.key(&cx.namespace, &cx.name);
+        let expect = Expect::ModRevision(current.revision);
+        let (resource, began) = (&storage.resource, Instant::now());
+        let asked = self.store.put_then_delete(key.into(), value, expect);
+        let (put, removed) = self
+            .asked(resource, "update", asked)
+            .await
+            .map_err(|e| store_error(cx, "delete", &e))?;
+        if removed.is_some() {
+            self.observer.asked(resource, "delete", began.elapsed(), true);
+        }
+        match (self.marked(cx, object, put).await?, removed) {
+            (Ok(_), Some(Outcome::Conflict { current: Some(kv), .. })) => {
+                Ok(Err(Some(self.decode(&cx.def, &kv).await?)))
+            }
+            // Perhaps somebody else completed it between the two.
+            (marked, _) => Ok(marked),
         }
     }
 

@@ -29,7 +29,7 @@ macro_rules! contract {
         $crate::contract!(@cases $open,
             a_new_store_stands_at_one, revisions_count_every_change, creating_fails_if_the_key_is_there,
             updating_needs_the_revision, deleting_needs_the_revision, a_deleted_key_begins_anew,
-            keys_and_values_are_any_bytes, odd_keys_are_refused, one_of_many_wins,
+            keys_and_values_are_any_bytes, odd_keys_are_refused, one_of_many_wins, a_put_and_its_deletion_are_two_changes,
             the_past_stays_readable, the_future_is_refused, lists_are_in_order, lists_come_in_pages_of_one_revision,
             lists_of_the_past, a_watch_sees_everything_once_and_in_order, a_watch_begins_in_the_past,
             a_watch_sees_only_its_range, progress_is_told_in_order, a_watch_sees_what_happens_while_it_catches_up,

@@ -149,3 +149,21 @@ pub async fn one_of_many_wins(store: &dyn Store) {
     assert_eq!(won, 1);
     assert_eq!(store.current_revision().await.unwrap(), 2);
 }
+
+pub async fn a_put_and_its_deletion_are_two_changes(store: &dyn Store) {
+    let first = put(store, "/a", "1").await;
+    let expected = Expect::ModRevision(first);
+    let ended = store.put_then_delete(bytes("/a"), bytes("2"), expected).await.unwrap();
+    assert_eq!(ended.0.done(), Some(first + 1));
+    assert_eq!(ended.1.and_then(|deleted| deleted.done()), Some(first + 2));
+    assert_eq!(value(store, "/a", None).await, None);
+    assert_eq!(value(store, "/a", Some(first + 1)).await.as_deref(), Some("2"));
+    let mut watch = store.watch(all(), first).await.unwrap();
+    let told = until(&mut watch, first + 2).await;
+    assert_eq!(told.len(), 2, "{told:?}");
+    // What isn't as expected stays.
+    let now = put(store, "/a", "3").await;
+    let (kept, removed) = store.put_then_delete(bytes("/a"), bytes("4"), expected).await.unwrap();
+    assert!(is_conflict(&kept, Some(now)) && removed.is_none());
+    assert_eq!(value(store, "/a", None).await.as_deref(), Some("3"));
+}

@@ -2,6 +2,8 @@
 //!
 //! Each sees what those before it in the group did. Nothing is visible, and nobody is answered, before all is on disk.
 
+use super::Shared;
+use super::lately::Lately;
 use super::layout;
 use super::mark::Mark;
 use super::tables::{Due, Tables};
@@ -22,7 +24,7 @@ pub(super) struct Write {
     pub(super) key: Bytes,
     pub(super) change: Change,
     pub(super) expected: Expect,
-    pub(super) reply: Option<Reply<Outcome>>,
+    pub(super) reply: Option<Answer>,
     /// Of the bytes that may queue; given back when the write is taken.
     pub(super) _share: OwnedSemaphorePermit,
 }
@@ -43,6 +45,25 @@ pub(super) enum Change {
     Delete,
 }
 
+/// Who waits for a write's outcome.
+pub(super) enum Answer {
+    One(Reply<Outcome>),
+    /// The key is deleted after the write, if that is done.
+    ThenDeleted(Reply<(Outcome, Option<Outcome>)>),
+}
+
+impl Answer {
+    fn send(self, outcome: Result<(Outcome, Option<Outcome>)>) {
+        match self {
+            Answer::One(reply) => drop(reply.send(outcome.map(|(outcome, _)| outcome))),
+            Answer::ThenDeleted(reply) => drop(reply.send(outcome)),
+        }
+    }
+    pub(super) fn refuse(self, error: Error) {
+        self.send(Err(error));
+    }
+}
+
 impl Change {
     pub(super) fn bytes(&self) -> usize {
         match self {
@@ -60,6 +81,7 @@ impl Write {
 
 pub(super) struct Group<'a> {
     tables: &'a Tables,
+    lately: &'a Lately,
     leases: &'a Mutex<Leases>,
     acknowledged: &'a Mark,
     batch: fjall::OwnedWriteBatch,
@@ -75,21 +97,17 @@ pub(super) struct Group<'a> {
 
 #[derive(Default)]
 struct Replies {
-    writes: Vec<(Option<Reply<Outcome>>, Result<Outcome>)>,
+    writes: Vec<(Option<Answer>, Result<(Outcome, Option<Outcome>)>)>,
     together: Vec<(Reply<Revision>, Result<Revision>)>,
 }
 
 impl<'a> Group<'a> {
-    pub(super) fn new(
-        tables: &'a Tables,
-        leases: &'a Mutex<Leases>,
-        acknowledged: &'a Mark,
-        revision: Revision,
-    ) -> Self {
+    pub(super) fn new((tables, shared): (&'a Tables, &'a Shared), revision: Revision) -> Self {
         Group {
             tables,
-            leases,
-            acknowledged,
+            lately: &shared.lately,
+            leases: &shared.leases,
+            acknowledged: &shared.acknowledged,
             batch: tables.batch(),
             revision,
             present: BTreeMap::new(),
@@ -106,9 +124,18 @@ impl<'a> Group<'a> {
     }
 
     pub(super) fn add(&mut self, write: Write) {
-        let reply = write.reply;
+        let then_deleted = matches!(write.reply, Some(Answer::ThenDeleted(_))).then(|| write.key.clone());
         let outcome = self.decide(write.key, write.change, write.expected);
-        self.replies.writes.push((reply, outcome));
+        let done = outcome.as_ref().ok().and_then(Outcome::done);
+        if let (Some(key), Some(revision)) = (then_deleted, done) {
+            let deleted = self.decide(key, Change::Delete, Expect::ModRevision(revision));
+            let both = outcome.and_then(|put| Ok((put, Some(deleted?))));
+            self.replies.writes.push((write.reply, both));
+            return;
+        }
+        self.replies
+            .writes
+            .push((write.reply, outcome.map(|outcome| (outcome, None))));
     }
 
     pub(super) fn refuse(&mut self, write: Write, error: Error) {
@@ -197,7 +224,7 @@ impl<'a> Group<'a> {
         self.batch
             .remove(&self.tables.expiry, layout::expiry(due.deadline, due.revision));
         let outcome = self.decide(due.key, Change::Delete, Expect::ModRevision(due.revision));
-        self.replies.writes.push((None, outcome));
+        self.replies.writes.push((None, outcome.map(|outcome| (outcome, None))));
     }
 
     fn decide(&mut self, key: Bytes, change: Change, expected: Expect) -> Result<Outcome> {
@@ -246,7 +273,10 @@ impl<'a> Group<'a> {
     fn present(&self, key: &[u8]) -> Result<Option<KeyValue>> {
         match self.present.get(key) {
             Some(present) => Ok(present.clone()),
-            None => self.tables.get(&self.tables.snapshot(), key, Revision::MAX),
+            None => match self.lately.stands(key) {
+                Some(stands) => Ok(stands),
+                None => self.tables.get(&self.tables.snapshot(), key, Revision::MAX),
+            },
         }
     }
 
@@ -334,7 +364,7 @@ impl Committed {
     pub(super) fn answer(self) {
         for (reply, outcome) in self.replies.writes {
             if let Some(reply) = reply {
-                let _ = reply.send(outcome);
+                reply.send(outcome);
             }
         }
         for (reply, ran) in self.replies.together {
@@ -345,7 +375,7 @@ impl Committed {
     pub(super) fn answer_failed(self, error: &Error) {
         for (reply, outcome) in self.replies.writes {
             let Some(reply) = reply else { continue };
-            let _ = reply.send(Err(outcome.err().unwrap_or_else(|| error.clone())));
+            reply.refuse(outcome.err().unwrap_or_else(|| error.clone()));
         }
         for (reply, ran) in self.replies.together {
             let _ = reply.send(Err(ran.err().unwrap_or_else(|| error.clone())));

@@ -4,13 +4,14 @@
 //!   and published only after that. So a kill at any moment loses nothing acknowledged and leaves nothing half done.
 //! * Bounds: 1,024 writes, of 64 MiB together, may queue. When the queue is full a caller waits for 5 s, then gets
 //!   [`Error::Unavailable`]; a write that isn't answered within 30 s ends as [`Error::Stalled`]. Reads go on meanwhile, each on a
-//!   blocking thread.
+//!   blocking thread, but for the newest versions of what was written lately ([`lately`]).
 //! * A disk that fails: a write whose sync failed has not happened, and can't be read, not even after a restart
 //!   ([`writer`], [`journal`]). Writes are refused until the store could be brought back to what was acknowledged.
 //!   [`Store::health`] tells.
 //! * Space: puts are refused ([`Error::NoSpace`]) while less than [`Options::reserve_bytes`] are free on the file system, deletions
 //!   only at a quarter of that; the engine itself should never meet a full disk. It works again when there is space.
-//! * Memory: no index is held. Tables, their caches and the journal have fixed bounds ([`Options`]).
+//! * Memory: no index is held. Tables, their caches and the journal have fixed bounds ([`Options`]), and so has what is kept of the
+//!   last writes.
 //! * What was acknowledged is noted beside the engine's files ([`mark`]): a directory that lacks some of it is not opened.
 //! * One process at a time ([`Error::Locked`] names the other). A directory that can't be trusted is not opened
 //!   ([`Error::Corrupt`] says what to do).
@@ -20,6 +21,7 @@ mod form;
 mod group;
 mod health;
 mod journal;
+mod lately;
 mod layout;
 mod mark;
 mod owner;
@@ -41,8 +43,9 @@ use crate::{
 use async_trait::async_trait;
 use bytes::Bytes;
 pub use form::kept_as;
-use group::{Change, Write};
+use group::{Answer, Change, Reply, Write};
 use health::Health;
+use lately::Lately;
 use mark::Mark;
 use parking_lot::{Mutex, RwLock};
 pub use picture::restore;
@@ -111,6 +114,7 @@ pub(crate) struct Shared {
     /// `None`: closed, or not to be opened after a failure.
     tables: RwLock<Option<Tables>>,
     hub: Arc<Hub>,
+    lately: Lately,
     acknowledged: Mark,
     health: Health,
     compacted: AtomicU64,
@@ -155,7 +159,7 @@ impl Embedded {
         }
     }
 
-    async fn submit<T>(&self, command: impl FnOnce(group::Reply<T>) -> Command) -> Result<T> {
+    async fn submit<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T> {
         let (reply, answer) = oneshot::channel();
         match tokio::time::timeout(QUEUE_WITHIN, self.commands.reserve()).await {
             Ok(Ok(place)) => place.send(command(reply)),
@@ -171,7 +175,13 @@ impl Embedded {
         }
     }
 
-    async fn write(&self, key: Bytes, change: Change, expected: Expect) -> Result<Outcome> {
+    async fn write<T>(
+        &self,
+        key: Bytes,
+        change: Change,
+        expected: Expect,
+        answer: fn(Reply<T>) -> Answer,
+    ) -> Result<T> {
         crate::check_key(&key)?;
         let share = self.share(key.len() + change.bytes()).await?;
         self.submit(|reply| {
@@ -179,7 +189,7 @@ impl Embedded {
                 key,
                 change,
                 expected,
-                reply: Some(reply),
+                reply: Some(answer(reply)),
                 _share: share,
             })
         })
@@ -231,6 +241,7 @@ impl Shared {
                 options,
                 tables,
                 hub,
+                lately: Lately::default(),
                 acknowledged,
                 health: Health::new(),
                 compacted,
@@ -313,6 +324,11 @@ impl Expires for Embedded {
 #[async_trait]
 impl Store for Embedded {
     async fn get(&self, key: &[u8], revision: Option<Revision>) -> Result<Got> {
+        if revision.is_none()
+            && let Some(got) = self.shared.at_hand(key)
+        {
+            return Ok(got);
+        }
         let key = key.to_vec();
         self.read(move |shared, tables| {
             let current = shared.hub.published();
@@ -339,11 +355,17 @@ impl Store for Embedded {
 
     async fn put(&self, key: Bytes, value: Bytes, expected: Expect, ttl: Option<Duration>) -> Result<Outcome> {
         let deadline = ttl.map(|ttl| self.shared.clock.deadline_ms(ttl));
-        self.write(key, Change::Put { value, deadline }, expected).await
+        self.write(key, Change::Put { value, deadline }, expected, Answer::One)
+            .await
     }
 
     async fn delete(&self, key: Bytes, expected: Expect) -> Result<Outcome> {
-        self.write(key, Change::Delete, expected).await
+        self.write(key, Change::Delete, expected, Answer::One).await
+    }
+
+    async fn put_then_delete(&self, key: Bytes, value: Bytes, expected: Expect) -> Result<(Outcome, Option<Outcome>)> {
+        let change = Change::Put { value, deadline: None };
+        self.write(key, change, expected, Answer::ThenDeleted).await
     }
 
     async fn watch(&self, range: KeyRange, after: Revision) -> Result<WatchStream> {

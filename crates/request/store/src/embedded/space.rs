@@ -39,9 +39,11 @@ impl Shared {
     /// For a commit of `bytes`.
     pub(super) fn room(&self, bytes: u64) -> Room {
         let reserve = self.options.reserve_bytes;
+        let free = free(&self.options, &self.path);
+        let refusal = |needed| lacking(&self.options, &self.path, free, needed);
         Room {
-            puts: self.refusal(&self.path, reserve.saturating_add(bytes)),
-            deletions: self.refusal(&self.path, reserve / 4),
+            puts: refusal(reserve.saturating_add(bytes)),
+            deletions: refusal(reserve / 4),
         }
     }
 
@@ -53,13 +55,17 @@ impl Shared {
 
 /// Unless so much is free where a path is.
 pub(crate) fn refusal(options: &Options, path: &Path, needed: u64) -> Option<Error> {
-    let free = match (options.free_space.0)(path) {
-        Ok(free) => free,
-        Err(error) => {
-            tracing::warn!(%error, "the free space can't be told");
-            u64::MAX
-        }
-    };
+    lacking(options, path, free(options, path), needed)
+}
+
+fn free(options: &Options, path: &Path) -> u64 {
+    (options.free_space.0)(path).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the free space can't be told");
+        u64::MAX
+    })
+}
+
+fn lacking(options: &Options, path: &Path, free: u64, needed: u64) -> Option<Error> {
     (free < needed).then(|| Error::NoSpace {
         path: path.into(),
         what: format!(

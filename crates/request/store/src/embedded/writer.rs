@@ -83,7 +83,7 @@ impl Item {
     }
     fn refuse(self, error: &Error) {
         match self {
-            Item::Write(Write { reply: Some(reply), .. }) => drop(reply.send(Err(error.clone()))),
+            Item::Write(Write { reply: Some(reply), .. }) => reply.refuse(error.clone()),
             Item::Write(_) => {}
             Item::Together(together) => drop(together.reply.send(Err(error.clone()))),
         }
@@ -272,7 +272,7 @@ impl Writer {
         let Some(tables) = guard.as_ref() else {
             return Err(closed());
         };
-        let mut group = Group::new(tables, &shared.leases, &shared.acknowledged, before);
+        let mut group = Group::new((tables, &*shared), before);
         fill(&mut group);
         if group.is_empty() {
             group.abandon().answer();
@@ -290,7 +290,8 @@ impl Writer {
             return Err(error);
         }
         if committed.revision > before {
-            shared.hub.publish(&committed.events, committed.revision);
+            let publish = || shared.hub.publish(&committed.events, committed.revision);
+            shared.lately.publish(&committed.events, publish);
         }
         if !committed.granted.is_empty() {
             let (mut leases, now) = (shared.leases.lock(), shared.clock.now_ms());
