@@ -171,6 +171,11 @@ impl Cache {
 
     pub async fn list(&self, query: ListQuery) -> Result<ListPage> {
         self.fresh(query.at).await?;
+        if let Some((name, _)) = &query.selection.label
+            && query.selection.index.is_none()
+        {
+            self.inner.asked_for(name);
+        }
         let snapshot = match query.at {
             At::Exact(revision) => match self.at(revision).await? {
                 Some(snapshot) => snapshot,

@@ -38,6 +38,7 @@ mod entry;
 mod error;
 mod feed;
 mod forms;
+mod labels;
 mod past;
 mod queue;
 mod ring;

@@ -42,6 +42,8 @@ pub struct Selection {
     pub predicate: Option<Predicate>,
     /// Only a hint to be fast: the predicate must include it.
     pub index: Option<IndexValue>,
+    /// The same of a label, by name and value: there may be an index of it, or may be one soon.
+    pub label: Option<(Str, Str)>,
 }
 
 impl Selection {
@@ -50,6 +52,7 @@ impl Selection {
             scope: Scope::All,
             predicate: None,
             index: None,
+            label: None,
         }
     }
     pub fn scope(scope: Scope) -> Self {
@@ -57,6 +60,7 @@ impl Selection {
             scope,
             predicate: None,
             index: None,
+            label: None,
         }
     }
     pub fn with_predicate(mut self, predicate: Predicate) -> Self {
@@ -71,13 +75,22 @@ impl Selection {
         });
         self
     }
+    /// For `app=web` and the like.
+    pub fn with_label(mut self, name: impl Into<Str>, value: impl Into<Str>) -> Self {
+        self.label = Some((name.into(), value.into()));
+        self
+    }
     pub fn matches(&self, entry: &Entry) -> bool {
         let in_scope = match &self.scope {
             Scope::All => true,
             Scope::Namespace(namespace) => entry.namespace() == namespace,
             Scope::Key(key) => entry.key() == key,
         };
-        in_scope && self.predicate.as_ref().is_none_or(|p| p(entry))
+        in_scope && self.admits(entry)
+    }
+    /// The same of an entry in scope.
+    pub(crate) fn admits(&self, entry: &Entry) -> bool {
+        self.predicate.as_ref().is_none_or(|p| p(entry))
     }
 }
 

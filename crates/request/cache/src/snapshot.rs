@@ -1,5 +1,6 @@
 //! The present of a resource, in key order, that can be copied in no time and then never changes.
 
+use crate::labels::Labelled;
 use crate::select::Indexes;
 use crate::{Entry, IndexValue, Scope, Selection};
 use bytes::Bytes;
@@ -7,10 +8,11 @@ use keelson_store::{KeyRange, Revision};
 use rpds::{HashTrieMapSync, RedBlackTreeSetSync};
 use std::borrow::Borrow;
 use std::cmp::Ordering;
+use std::hash::Hash;
 use std::ops::Bound;
 use std::sync::Arc;
 
-type Entries = RedBlackTreeSetSync<ByKey>;
+pub(crate) type Entries = RedBlackTreeSetSync<ByKey>;
 
 #[derive(Clone)]
 pub(crate) struct Snapshot {
@@ -19,6 +21,8 @@ pub(crate) struct Snapshot {
     /// Of all values together.
     bytes: usize,
     indexed: HashTrieMapSync<IndexValue, Entries>,
+    /// By labels that are asked for.
+    pub(crate) labelled: Vec<Labelled>,
 }
 
 impl Snapshot {
@@ -28,6 +32,7 @@ impl Snapshot {
             entries: Entries::new_sync(),
             bytes: 0,
             indexed: HashTrieMapSync::new_sync(),
+            labelled: Vec::new(),
         }
     }
 
@@ -37,6 +42,11 @@ impl Snapshot {
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// In key order.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.iter().map(|found| &found.0)
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Option<&Arc<Entry>> {
@@ -49,10 +59,9 @@ impl Snapshot {
         self.bytes += entry.value().len();
         self.entries.insert_mut(ByKey(entry.clone()));
         for value in indexes.values(entry) {
-            let mut set = self.indexed.get(&value).cloned().unwrap_or_else(Entries::new_sync);
-            set.insert_mut(ByKey(entry.clone()));
-            self.indexed.insert_mut(value, set);
+            put(&mut self.indexed, value, entry);
         }
+        self.labelled.iter_mut().for_each(|labelled| labelled.insert(entry));
         old
     }
 
@@ -61,18 +70,9 @@ impl Snapshot {
         self.bytes -= old.value().len();
         self.entries.remove_mut(key);
         for value in indexes.values(&old) {
-            let Some(mut set) = self.indexed.get(&value).cloned() else {
-                continue;
-            };
-            set.remove_mut(key);
-            match set.is_empty() {
-                true => self.indexed.remove_mut(&value),
-                false => {
-                    self.indexed.insert_mut(value, set);
-                    true
-                }
-            };
+            take(&mut self.indexed, &value, key);
         }
+        self.labelled.iter_mut().for_each(|labelled| labelled.remove(&old));
         Some(old)
     }
 
@@ -92,7 +92,7 @@ impl Snapshot {
         }
         let set = match &selection.index {
             Some(value) => self.indexed.get(value),
-            None => Some(&self.entries),
+            None => self.by_label(selection),
         };
         let end = if range.end.is_empty() {
             Bound::Unbounded
@@ -105,7 +105,36 @@ impl Snapshot {
             .into_iter()
             .flat_map(move |set| set.range(bounds.clone()))
             .map(|found| &found.0)
-            .filter(|e| selection.matches(e))
+            .filter(|e| selection.admits(e))
+    }
+
+    /// All entries, or those with a label that the selection says they have.
+    fn by_label(&self, selection: &Selection) -> Option<&Entries> {
+        let known = selection.label.as_ref().and_then(|(name, value)| {
+            let labelled = self.labelled.iter().find(|labelled| labelled.name == *name)?;
+            Some(labelled.get(value))
+        });
+        known.unwrap_or(Some(&self.entries))
+    }
+}
+
+/// Puts an entry into one of an index's sets.
+pub(crate) fn put<V: Eq + Hash>(index: &mut HashTrieMapSync<V, Entries>, value: V, entry: &Arc<Entry>) {
+    let mut set = index.get(&value).cloned().unwrap_or_else(Entries::new_sync);
+    set.insert_mut(ByKey(entry.clone()));
+    index.insert_mut(value, set);
+}
+
+/// Takes an entry out of one of an index's sets.
+pub(crate) fn take<V: Eq + Hash + Clone>(index: &mut HashTrieMapSync<V, Entries>, value: &V, key: &[u8]) {
+    let Some(mut set) = index.get(value).cloned() else {
+        return;
+    };
+    set.remove_mut(key);
+    if set.is_empty() {
+        index.remove_mut(value);
+    } else {
+        index.insert_mut(value.clone(), set);
     }
 }
 
@@ -120,7 +149,7 @@ pub(crate) fn scope_range(prefix: &[u8], scope: &Scope) -> KeyRange {
 
 /// An entry that is ordered by, and found by, its key.
 #[derive(Clone)]
-struct ByKey(Arc<Entry>);
+pub(crate) struct ByKey(Arc<Entry>);
 
 impl Borrow<[u8]> for ByKey {
     fn borrow(&self) -> &[u8] {

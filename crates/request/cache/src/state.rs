@@ -1,5 +1,6 @@
 //! Present and recent past of a resource: what reads look at, without I/O.
 
+use crate::labels::Asked;
 use crate::ring::{Change, Ring};
 use crate::select::Indexes;
 use crate::snapshot::Snapshot;
@@ -13,6 +14,9 @@ pub(crate) struct State {
     pub(crate) snapshot: Snapshot,
     pub(crate) ring: Ring,
     pub(crate) ready: bool,
+    /// How often it has started anew.
+    pub(crate) generation: u64,
+    pub(crate) asked: Asked,
 }
 
 impl State {
@@ -21,6 +25,8 @@ impl State {
             snapshot: Snapshot::empty(0),
             ring: Ring::new(0),
             ready: false,
+            generation: 0,
+            asked: Asked::default(),
         }
     }
 
@@ -32,6 +38,9 @@ impl State {
     pub(crate) fn reset(&mut self, snapshot: Snapshot) {
         self.ring = Ring::new(snapshot.revision);
         self.snapshot = snapshot;
+        self.snapshot.labelled.clear();
+        self.generation += 1;
+        self.asked = Asked::default();
         self.ready = true;
     }
 

@@ -4,9 +4,11 @@
 mod common;
 
 use common::*;
-use keelson_cache::{At, Error, Form, ListQuery, Selection};
+use keelson_cache::{At, Entry, Error, Form, ListQuery, Predicate, Selection};
 use keelson_store::Store;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 #[tokio::test(start_paused = true)]
 async fn a_consistent_read_sees_every_write_before_it() {
@@ -161,4 +163,48 @@ async fn an_unreadable_object_hides_no_other() {
     assert_eq!(page.entries.len(), 2);
     assert!(page.entries[0].unreadable().is_some() && lab.cache.encoded(&page.entries[0], Form(1)).is_err());
     assert!(lab.cache.encoded(&page.entries[1], Form(1)).is_ok());
+}
+
+/// A label that is asked for again has an index, which every change is in, until nobody asks any more.
+#[tokio::test(start_paused = true)]
+async fn what_is_selected_by_a_label_again_and_again_is_found_by_it() {
+    let lab = lab();
+    let app_of = |n: usize| format!("app={} {n}", ["web", "db", "mail"][n % 3]);
+    for n in 0..600 {
+        lab.put(&format!("a/{n}"), &app_of(n)).await;
+    }
+    let looked_at = Arc::new(AtomicUsize::new(0));
+    let select = |app: &'static str| {
+        let looked_at = looked_at.clone();
+        let predicate: Predicate = Arc::new(move |entry: &Entry| {
+            looked_at.fetch_add(1, Ordering::Relaxed);
+            entry.attributes().label("app") == Some(app)
+        });
+        Selection::all().with_predicate(predicate)
+    };
+    for round in 0..200 {
+        for app in ["web", "db", "none"] {
+            let by_all = lab.list(select(app), At::Consistent).await;
+            looked_at.store(0, Ordering::Relaxed);
+            let by_label = lab.list(select(app).with_label("app", app), At::Consistent).await;
+            assert_eq!(by_label, by_all, "{round}");
+            let most = if round == 0 { 601 } else { by_all.len() };
+            assert!(looked_at.load(Ordering::Relaxed) <= most, "{round}: {looked_at:?}");
+        }
+        let n = round * 7 % 600;
+        match round % 4 {
+            0 => lab.delete(&format!("a/{n}")).await,
+            1 => lab.put(&format!("b/{n}"), &app_of(n)).await,
+            2 => lab.put(&format!("a/{n}"), "no label").await,
+            _ => lab.put(&format!("a/{n}"), &app_of(n + 1)).await,
+        };
+    }
+    let then = lab.cache.revision();
+    lab.put("b/new", "app=web").await;
+    let before = lab.list(select("web").with_label("app", "web"), At::Exact(then)).await;
+    assert!(before.iter().all(|shown| !shown.starts_with("b/new")));
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    looked_at.store(0, Ordering::Relaxed);
+    lab.list(select("web").with_label("app", "web"), At::Consistent).await;
+    assert!(looked_at.load(Ordering::Relaxed) >= 500, "its index is there still");
 }

@@ -183,6 +183,9 @@ impl Selector {
                 }
             }
         }
+        if let Some((name, value)) = self.labels.one_exact() {
+            selection = selection.with_label(name.clone(), value.clone());
+        }
         let this = Arc::new(self);
         Ok(selection.with_predicate(Arc::new(move |e| this.matches(e))))
     }

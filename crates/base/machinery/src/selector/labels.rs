@@ -271,11 +271,18 @@ impl LabelSelector {
     }
     /// The one value that `label` must have, if the selector says so.
     pub fn requires_exact_match(&self, label: &str) -> Option<&str> {
+        let mut exact = self.exact();
+        exact.find_map(|(key, value)| (key == label).then_some(value.as_str()))
+    }
+    /// A label that must have one value, and the value.
+    pub fn one_exact(&self) -> Option<(&Str, &Str)> {
+        self.exact().next()
+    }
+    fn exact(&self) -> impl Iterator<Item = (&Str, &Str)> {
         self.requirements
             .iter()
-            .filter(|r| r.key == label)
-            .find_map(|r| match (r.operator, r.values.as_slice()) {
-                (Operator::Equals | Operator::DoubleEquals | Operator::In, [one]) => Some(one.as_str()),
+            .filter_map(|r| match (r.operator, r.values.as_slice()) {
+                (Operator::Equals | Operator::DoubleEquals | Operator::In, [one]) => Some((&r.key, one)),
                 _ => None,
             })
     }
