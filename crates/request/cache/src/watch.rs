@@ -9,9 +9,10 @@ use crate::{Entry, Error, Result, Selection};
 use bytes::Bytes;
 use keelson_store::Revision;
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Upstream's: a bookmark a minute, and one shortly before the watch times out.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
@@ -108,8 +109,9 @@ struct Initial {
 }
 
 struct Bookmarks {
-    next: Instant,
     before_end: Option<Instant>,
+    /// Set to when one is due: once a bookmark, not once an event.
+    timer: Pin<Box<Sleep>>,
 }
 
 pub(crate) async fn open(cache: &Cache, options: WatchOptions) -> Result<Watch> {
@@ -227,7 +229,7 @@ impl Watch {
                 Some(bookmarks) => {
                     tokio::select! {
                         () = self.queue.changed() => {}
-                        () = sleep_until(bookmarks.due()) => {
+                        () = &mut bookmarks.timer => {
                             if let Some(event) = bookmark(self.cache.inner(), &self.queue).await {
                                 bookmarks.sent();
                                 return Ok(event);
@@ -288,19 +290,20 @@ impl Bookmarks {
             .and_then(|t| t.checked_sub(BOOKMARK_BEFORE_END))
             .map(|t| now + t);
         Bookmarks {
-            next: now + BOOKMARK_EVERY,
             before_end,
+            timer: Box::pin(sleep_until(due(now, before_end))),
         }
-    }
-    fn due(&self) -> Instant {
-        self.before_end
-            .map_or(self.next, |before_end| before_end.min(self.next))
     }
     fn sent(&mut self) {
         let now = Instant::now();
-        self.next = now + BOOKMARK_EVERY;
         self.before_end = self.before_end.filter(|at| *at > now);
+        self.timer.as_mut().reset(due(now, self.before_end));
     }
+}
+
+fn due(now: Instant, before_end: Option<Instant>) -> Instant {
+    let next = now + BOOKMARK_EVERY;
+    before_end.map_or(next, |before_end| before_end.min(next))
 }
 
 impl Drop for Watch {

@@ -20,9 +20,10 @@ use keelson_registry::engine::{Engine, cache_error};
 use keelson_registry::options::ListOptions;
 use keelson_registry::{Cx, ResourceDef};
 use rand::Rng;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// No client waits longer; what is asked for, or set, beyond would leave the clock's range.
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -83,10 +84,11 @@ pub async fn serve(mut call: Call<'_>) -> Served {
         out: call.out,
         include: call.include_object().to_string(),
         cx,
-        deadline: Instant::now() + timeout,
+        end: Box::pin(sleep_until(Instant::now() + timeout)),
         headers_sent: false,
         alone: false,
         by_itself: socket.is_some(),
+        start: respond::json_start(&call.def, call.out),
     };
     let body = stream::unfold(stream, |mut s| async move {
         s.next().await.map(|bytes| (Ok::<_, ApiError>(bytes), s))
@@ -164,13 +166,16 @@ struct Stream {
     out: Output,
     include: String,
     cx: Cx,
-    deadline: Instant,
+    /// One timer for all of it, not one an event.
+    end: Pin<Box<Sleep>>,
     /// A table's columns are told once.
     headers_sent: bool,
     /// The event goes to nobody else.
     alone: bool,
     /// Each event is a message.
     by_itself: bool,
+    /// How an object begins in JSON.
+    start: String,
 }
 
 impl Stream {
@@ -186,10 +191,14 @@ impl Stream {
         let event = match &mut self.source {
             Source::Over => return None,
             Source::Failed(e) => Err(e.clone()),
-            Source::Watch(watch) => match tokio::time::timeout_at(self.deadline, watch.next()).await {
-                Err(_) | Ok(None) => return None,
-                Ok(Some(event)) => event.map_err(|e| cache_error(&self.cx, "watch", e)),
-            },
+            Source::Watch(watch) => {
+                let event = tokio::select! {
+                    biased;
+                    event = watch.next() => event?,
+                    () = &mut self.end => return None,
+                };
+                event.map_err(|e| cache_error(&self.cx, "watch", e))
+            }
         };
         self.alone = is_beginning || self.cache.watchers() < 2;
         let mut first = self.framed(event).await;
@@ -259,15 +268,17 @@ impl Stream {
 
     /// An event's line, of the members that the cache has.
     fn line(&self, kind: &str, entry: &Arc<Entry>, form: Form) -> Option<Bytes> {
-        let start = respond::json_start(&self.def, self.out);
+        let head = ["{\"type\":\"", kind, "\",\"object\":", &self.start];
+        if !self.alone {
+            let members = self.cache.encoded(entry, form).ok()?;
+            let [a, b, c, d] = head.map(str::as_bytes);
+            return Some([a, b, c, d, &members, b"}}\n"].concat().into());
+        }
         let mut line = Vec::with_capacity(entry.value().len() + entry.value().len() / 2 + 128);
-        for part in ["{\"type\":\"", kind, "\",\"object\":", &start] {
+        for part in head {
             line.extend_from_slice(part.as_bytes());
         }
-        match self.alone {
-            true => self.cache.append(entry, form, &mut line).ok()?,
-            false => line.extend_from_slice(&self.cache.encoded(entry, form).ok()?),
-        }
+        self.cache.append(entry, form, &mut line).ok()?;
         line.extend_from_slice(b"}}\n");
         Some(line.into())
     }
