@@ -177,7 +177,7 @@ impl Set {
         Value::Object(self.to_map(false))
     }
 
-    fn to_map(&self, include_self: bool) -> Map {
+    pub(super) fn to_map(&self, include_self: bool) -> Map {
         let mut pairs: Vec<(Str, Value)> = Vec::with_capacity(self.members.len() + self.children.len() + 1);
         if include_self && !(self.members.is_empty() && self.children.is_empty()) {
             pairs.push((Str::const_new("."), Map::new().into()));

@@ -70,11 +70,21 @@ impl FieldManager<'_> {
     /// The entries of a new object that came with none: whoever makes it owns what it says.
     pub(super) fn first_written(&self, new: &Value, manager: &str) -> Option<Value> {
         let manager = if manager.is_empty() { "unknown" } else { manager };
-        let compared = typed::compare(&self.empty_object(), new, self.schema).ok()?;
+        let zero = self.empty_object();
+        let owned = match typed::first(&zero, new, self.schema, self.reset_fields, &STRIPPED) {
+            Some(owned) => owned,
+            None => self.first_compared(&zero, new)?,
+        };
+        let first = |owned| self.first_entry(owned, manager).written.into_owned();
+        (!owned.is_empty()).then(|| vec![Value::Object(first(owned))].into())
+    }
+
+    /// The same by comparing.
+    pub(super) fn first_compared(&self, zero: &Value, new: &Value) -> Option<Map> {
+        let compared = typed::compare(zero, new, self.schema).ok()?;
         let compared = compared.exclude(self.reset_fields);
         let taken = compared.modified.joined(compared.added).without(&STRIPPED);
-        let first = || self.first_entry(&taken, manager).written.into_owned();
-        (!taken.is_empty()).then(|| vec![Value::Object(first())].into())
+        Some(taken.to_map(false))
     }
 
     /// The entries after an update by `manager`. `None`: they have to be read.
@@ -120,17 +130,17 @@ impl FieldManager<'_> {
             left.push(entry);
         }
         if !has_own && !taken.is_empty() {
-            left.push(self.first_entry(&taken, manager));
+            left.push(self.first_entry(taken.to_map(false), manager));
         }
         left.sort_by(|a, b| a.order().cmp(&b.order()));
         Some(left.into_iter().map(|e| e.written.into_owned().into()).collect())
     }
 
-    fn first_entry<'a>(&self, taken: &Set, manager: &str) -> Entry<'a> {
+    fn first_entry<'a>(&self, taken: Map, manager: &str) -> Entry<'a> {
         let mut map = Map::with_capacity(7);
         map.push("apiVersion", self.api_version);
         map.push("fieldsType", "FieldsV1");
-        map.push("fieldsV1", taken.to_value());
+        map.push("fieldsV1", taken);
         map.push("manager", manager);
         map.push("operation", "Update");
         if !self.subresource.is_empty() {

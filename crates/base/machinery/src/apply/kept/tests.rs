@@ -1,7 +1,7 @@
 //! The way by the written form against the way that reads everything, over many random lives.
 
-use super::super::manager::FieldManager;
-use super::super::typed::is_settled;
+use super::super::manager::{FieldManager, STRIPPED};
+use super::super::typed::{self, is_settled};
 use super::super::{Set, fields_v1};
 use crate::canonical;
 use crate::testing::pod_like;
@@ -96,6 +96,49 @@ fn both_ways_come_to_the_same() {
         }
     }
     assert!(short > ROUNDS * STEPS / 2, "{short} only went the short way");
+}
+
+/// What is written of a new object at once, against what comparing it gives.
+#[test]
+fn who_makes_an_object_owns_what_comparing_says() {
+    let (schema, mut dice, mut at_once) = (pod_like(), Dice(7), 0);
+    let resets = [
+        Set::default(),
+        Set::of_fields(&[&["status"]]),
+        Set::of_fields(&[&["spec", "replicas"]]),
+    ];
+    let check = |new: &Value, at_once: &mut u64| {
+        for reset in &resets {
+            let by = manager(&schema, "", reset, "2030-01-02T03:04:05Z");
+            let zero = by.empty_object();
+            let first = typed::first(&zero, new, &schema, reset, &STRIPPED);
+            *at_once += u64::from(first.is_some());
+            let compared = by.first_compared(&zero, new);
+            assert!(
+                first.is_none() || first == compared,
+                "{new:?}: {first:?}, not {compared:?}"
+            );
+        }
+    };
+    for _ in 0..ROUNDS {
+        let mut new = value!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "uid": "u"}});
+        for _ in 0..10 {
+            changed(&mut new, &mut dice);
+            canonical::canonicalize(&mut new, &schema).unwrap();
+            check(&new, &mut at_once);
+        }
+    }
+    assert_eq!(at_once, 3 * 10 * ROUNDS);
+    for odd in [
+        value!({"spec": {"containers": [{"name": "a"}, {"name": "a", "image": "b"}]}}),
+        value!({"spec": {"containers": [{"image": "b"}]}}),
+        value!({"spec": {"containers": 1, "nobody": "knows"}}),
+        value!({"metadata": {"finalizers": ["a", "a"]}, "spec": null, "status": {}}),
+        value!({}),
+        value!({"metadata": {"labels": {}, "annotations": {"k": ""}}, "spec": {"replicas": 0}}),
+    ] {
+        check(&odd, &mut at_once);
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@
 mod atomics;
 mod compare;
 mod fieldset;
+mod first;
 mod merge;
 mod reconcile;
 mod remove;
@@ -15,6 +16,7 @@ mod validate;
 pub use atomics::atomics;
 pub use compare::{Comparison, compare};
 pub use fieldset::{ensure_named_fields, to_field_set};
+pub use first::first;
 pub use merge::merge;
 pub use reconcile::reconcile;
 pub use remove::{extract, remove};
