@@ -70,6 +70,11 @@ fn open(device: &Path) -> io::Result<File> {
         .open(device)
 }
 
+/// To ask a device and not to write to it: whoever follows devices (udev) looks at one anew when it is closed by who could have written.
+fn open_to_ask(device: &Path) -> io::Result<File> {
+    File::open(device)
+}
+
 /// Attaches a file to a free device, past the page cache where the file system below can do that. With `goes`, the device is
 /// detached when its last user goes, of whom the result is one.
 pub fn attach(file: &Path, goes: bool) -> io::Result<Loop> {
@@ -101,7 +106,7 @@ pub fn attached(file: &Path) -> io::Result<Option<Loop>> {
             continue;
         }
         let path = Path::new("/dev").join(entry.file_name());
-        let Ok(device) = open(&path) else { continue };
+        let Ok(device) = open_to_ask(&path) else { continue };
         // SAFETY: plain numbers, for which zeros are values.
         let mut info: Info = unsafe { std::mem::zeroed() };
         if control(device.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info as u64).is_ok()
@@ -131,7 +136,7 @@ pub fn detach_below(dir: &Path) -> io::Result<()> {
         if Path::new(file.trim_end()).starts_with(dir) {
             let path = Path::new("/dev").join(entry.file_name());
             detach(Loop {
-                _open: open(&path)?,
+                _open: open_to_ask(&path)?,
                 path,
             })?;
         }

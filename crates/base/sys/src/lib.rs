@@ -17,6 +17,7 @@ pub mod own;
 pub mod packet;
 pub mod path;
 pub mod process;
+pub mod program;
 pub mod seccomp;
 pub mod tcp;
 pub mod text;

@@ -280,16 +280,21 @@ impl Pool {
             }
             file
         };
-        match &origin {
-            Some((from, _, _)) => {
-                self.copy(wanted.origin.as_ref(), from, &file)?;
-                data::size(&file, bytes, wanted.thin).map_err(io_of("reserving a volume's room"))?;
-            }
-            None if !wanted.block => data::format(&new.join("data")).map_err(io_of("making a file system"))?,
-            None => {}
+        if let Some((from, _, _)) = &origin {
+            self.copy(wanted.origin.as_ref(), from, &file)?;
+            data::size(&file, bytes, wanted.thin).map_err(io_of("reserving a volume's room"))?;
         }
-        file.sync_all().map_err(io_of("writing a volume"))?;
-        record::write(&new.join("volume.json"), &volume).map_err(io_of("writing a volume's record"))?;
+        // The disk takes its time for either.
+        std::thread::scope(|both| {
+            let recorded = both.spawn(|| record::first(&new.join("volume.json"), &volume));
+            if origin.is_none() && !wanted.block {
+                data::format(&new.join("data")).map_err(io_of("making a file system"))?;
+            }
+            file.sync_all().map_err(io_of("writing a volume"))?;
+            let recorded = recorded.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
+            recorded.map_err(io_of("writing a volume's record"))
+        })?;
+        record::sync_dir(&new).map_err(io_of("writing a volume"))?;
         place(&new, &self.dir(&id))?;
         Ok(volume)
     }

@@ -49,6 +49,14 @@ pub fn read<T: DeserializeOwned>(file: &Path) -> io::Result<Option<T>> {
     }
 }
 
+/// A file of a directory that isn't in its place yet: what becomes of a half of it goes with the directory, whose names are the caller's
+/// to sync.
+pub fn first<T: Serialize>(file: &Path, value: &T) -> io::Result<()> {
+    let mut open = File::create_new(file)?;
+    open.write_all(&serde_json::to_vec(value)?)?;
+    open.sync_all()
+}
+
 /// Afterwards the file has either what it had or all of this, whatever happens.
 pub fn write<T: Serialize>(file: &Path, value: &T) -> io::Result<()> {
     let beside = file.with_extension("new");
