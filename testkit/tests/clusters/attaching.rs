@@ -376,3 +376,52 @@ async fn a_claim_that_grows_is_left_to_its_driver() {
     )
     .await;
 }
+
+/// Claims that come at once are bound side by side, each to a volume of its own, and none to two.
+#[tokio::test(start_paused = true)]
+async fn claims_that_come_at_once_get_different_volumes() {
+    let cluster = cluster().await;
+    const MANY: usize = 25;
+    let mut all = String::new();
+    for n in 0..MANY {
+        all += &format!(
+            "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: c{n}}}\nspec: {{storageClassName: '', accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}}\n---\n"
+        );
+    }
+    for n in 0..MANY + 5 {
+        all += &format!(
+            "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: v{n}}}\nspec: {{capacity: {{storage: 1Gi}}, accessModes: [ReadWriteOnce], csi: {{driver: disk.example.com, volumeHandle: h{n}}}}}\n---\n"
+        );
+    }
+    cluster.apply(all.trim_end_matches("---\n")).await;
+    let every = |all: &[PersistentVolumeClaim]| all.iter().all(|c| phase(c) == "Bound").then(|| all.to_vec());
+    let claims = cluster
+        .until_all("default", secs(60), "all claims are bound", every)
+        .await;
+    let volumes = cluster
+        .until_all(
+            "",
+            secs(60),
+            "volumes tell what they are",
+            |all: &[PersistentVolume]| {
+                let known = |v: &PersistentVolume| v.status.as_ref().and_then(|s| s.phase.clone()).is_some();
+                all.iter().all(known).then(|| all.to_vec())
+            },
+        )
+        .await;
+    assert_eq!((claims.len(), volumes.len()), (MANY, MANY + 5));
+    for claim in &claims {
+        let chosen = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref()).unwrap();
+        let of = |v: &&PersistentVolume| {
+            let reference = v.spec.as_ref().and_then(|s| s.claim_ref.as_ref());
+            reference.and_then(|r| r.uid.as_deref()) == Some(claim.uid())
+        };
+        let held: Vec<&str> = volumes.iter().filter(of).map(|v| v.name()).collect();
+        assert_eq!(held, [chosen]);
+    }
+    let in_phase = |wanted: &str| {
+        let phase = |v: &&PersistentVolume| v.status.as_ref().and_then(|s| s.phase.as_deref()) == Some(wanted);
+        volumes.iter().filter(phase).count()
+    };
+    assert_eq!((in_phase("Bound"), in_phase("Available")), (MANY, 5));
+}

@@ -1,7 +1,7 @@
 //! Binds claims to volumes, and tells in both what became of them.
 //!
-//! A bond is written in four steps, any of which a crash may follow: the volume's reference, its phase, the claim's
-//! reference, its phase. Each turn takes up where the last ended. Volumes are made and destroyed by provisioners; here
+//! A bond is written in three steps, any of which a crash may follow: the volume's reference; its phase and the claim's
+//! reference, side by side; the claim's phase. Each turn takes up where the last ended. Volumes are made and destroyed by provisioners; here
 //! they are only asked for, and marked as released.
 
 mod attach;
@@ -21,7 +21,9 @@ pub use attach::start as start_attaching;
 use bond::{claim_status, with_claim, with_volume};
 pub use ephemeral::start as start_ephemeral;
 pub use expand::start as start_expanding;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeStatus, Pod};
+use k8s_openapi::api::core::v1::{
+    ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeStatus, Pod,
+};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keelson_client::events::EventType::{Normal, Warning};
@@ -52,6 +54,8 @@ pub fn has_annotation(object: &impl ApiObject, name: &str) -> bool {
     annotation(object, name).is_some()
 }
 
+/// Bonds that are written at a time: each is a row of writes that wait for the disk.
+const WORKERS: usize = 10;
 /// The index of claims that wait for a volume: one value, the empty one.
 const UNBOUND: &str = "unbound";
 /// The index of volumes by what they are for ([`matching::meant_for`]).
@@ -70,8 +74,7 @@ pub fn start(context: &Context) {
         .input(&pods)
         .output(PersistentVolume::RESOURCE)
         .output(PersistentVolumeClaim::RESOURCE)
-        // Two claims must not choose the same volume at the same time.
-        .workers(1);
+        .workers(WORKERS);
     claims
         .store()
         .add_index(UNBOUND, |c| match has_annotation(c, BIND_COMPLETED) {
@@ -104,10 +107,7 @@ pub fn start(context: &Context) {
         let volume = change.object();
         take.add(volume.key());
         if let Some(claim) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) {
-            take.add(ObjectKey::new(
-                claim.namespace.clone().unwrap_or_default(),
-                claim.name.clone().unwrap_or_default(),
-            ));
+            take.add(claim_key(claim));
         }
         // A volume that became free may be what some claim waits for.
         if !matching::is_claimed(volume) && !change.is_deleted() {
@@ -157,6 +157,7 @@ pub fn start(context: &Context) {
             recorder,
             claims_written: Expectations::default(),
             volumes_written: Expectations::default(),
+            choosing: tokio::sync::Mutex::default(),
         },
     );
 }
@@ -171,18 +172,27 @@ struct Binder {
     recorder: Recorder,
     claims_written: Expectations,
     volumes_written: Expectations,
+    /// Two claims must not choose the same volume: who chooses has seen all choices before.
+    choosing: tokio::sync::Mutex<()>,
 }
 
-/// All writes are waited for together: a choice depends on all choices before.
-fn all() -> ObjectKey {
+/// Choices are waited for together.
+fn choices() -> ObjectKey {
     ObjectKey::default()
+}
+
+fn claim_key(reference: &ObjectReference) -> ObjectKey {
+    ObjectKey::new(
+        reference.namespace.clone().unwrap_or_default(),
+        reference.name.clone().unwrap_or_default(),
+    )
 }
 
 #[async_trait]
 impl Reconcile for Binder {
     async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
-        self.claims_written.settle(&all(), self.claims.store()).await?;
-        self.volumes_written.settle(&all(), self.volumes.store()).await?;
+        self.claims_written.settle(key, self.claims.store()).await?;
+        self.volumes_written.settle(key, self.volumes.store()).await?;
         if key.namespace.is_empty() {
             if let Some(volume) = self.volumes.store().get_key(key) {
                 self.see_to_volume(&volume).await?;
@@ -214,6 +224,13 @@ impl Binder {
         let wanted = matching::claim_class(claim);
         let class = self.classes.store().get("", wanted).filter(|_| !wanted.is_empty());
         let delayed = class.as_ref().is_some_and(|c| classes::waits_for_pods(c));
+        let choosing = match delayed {
+            true => None,
+            false => Some(self.choosing.lock().await),
+        };
+        if choosing.is_some() {
+            self.volumes_written.settle(&choices(), self.volumes.store()).await?;
+        }
         let meant_for = |whom: &str| self.volumes.store().by_index(FOR, whom);
         let mut volumes = match delayed {
             true => Vec::new(),
@@ -222,8 +239,11 @@ impl Binder {
         // In this order: one that is being reserved for the claim is found in either place.
         volumes.extend(meant_for(&matching::reserved(claim)));
         if let Some(volume) = matching::best(claim, &volumes, delayed) {
-            return self.bind(&volume, claim).await;
+            let volume = self.reserve(&volume, claim).await?;
+            drop(choosing);
+            return self.complete(&volume, claim).await;
         }
+        drop(choosing);
         if !classes::is_chosen(claim)
             && let Some(default) = classes::default(&self.classes.store().list())
         {
@@ -255,8 +275,7 @@ impl Binder {
     async fn choose(&self, claim: &PersistentVolumeClaim, class: &str) -> anyhow::Result<()> {
         let mut changed = claim.clone();
         changed.spec.get_or_insert_default().storage_class_name = Some(class.into());
-        let written = self.claim_objects.update(&changed).await?;
-        self.claims_written.wrote(&all(), written.meta());
+        self.wrote_claim(&self.claim_objects.update(&changed).await?);
         Ok(())
     }
 
@@ -295,8 +314,7 @@ impl Binder {
             let annotations = changed.metadata.annotations.get_or_insert_default();
             annotations.insert(PROVISIONER.into(), provisioner.clone());
             annotations.insert(PROVISIONER_BETA.into(), provisioner.clone());
-            let written = self.claim_objects.update(&changed).await?;
-            self.claims_written.wrote(&all(), written.meta());
+            self.wrote_claim(&self.claim_objects.update(&changed).await?);
         }
         let text = format!(
             "Waiting for a volume to be created either by the external provisioner '{provisioner}' or manually by the system administrator. \
@@ -373,18 +391,54 @@ impl Binder {
     }
 
     async fn bind(&self, volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> anyhow::Result<()> {
-        let mut volume = volume.clone();
-        if let Some(changed) = with_claim(&volume, claim) {
-            volume = self.volume_objects.update(&changed).await?;
-            self.volumes_written.wrote(&all(), volume.meta());
+        let volume = self.reserve(volume, claim).await?;
+        self.complete(&volume, claim).await
+    }
+
+    /// The volume is the claim's from here on.
+    async fn reserve(
+        &self,
+        volume: &PersistentVolume,
+        claim: &PersistentVolumeClaim,
+    ) -> anyhow::Result<PersistentVolume> {
+        let Some(changed) = with_claim(volume, claim) else {
+            return Ok(volume.clone());
+        };
+        let written = self.volume_objects.update(&changed).await?;
+        self.volumes_written.wrote(&choices(), written.meta());
+        self.wrote_volume(&written);
+        Ok(written)
+    }
+
+    /// The rest of the bond. Nobody sees a claim that is bound and a volume that isn't.
+    async fn complete(&self, volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> anyhow::Result<()> {
+        let chosen = async {
+            let Some(changed) = with_volume(claim, volume) else {
+                return anyhow::Ok(claim.clone());
+            };
+            let written = self.claim_objects.update(&changed).await?;
+            self.wrote_claim(&written);
+            Ok(written)
+        };
+        let (bound, claim) = tokio::join!(self.write_volume_phase(volume, "Bound", None), chosen);
+        bound?;
+        self.write_claim_phase(&claim?, "Bound", Some(volume)).await
+    }
+
+    /// Turns of the claim, and of the volume that it is bound to, wait until they see this.
+    fn wrote_claim(&self, claim: &PersistentVolumeClaim) {
+        self.claims_written.wrote(&claim.key(), claim.meta());
+        let chosen = claim.spec.as_ref().and_then(|s| s.volume_name.as_deref());
+        if let Some(volume) = chosen.filter(|v| !v.is_empty()) {
+            self.claims_written.wrote(&ObjectKey::cluster(volume), claim.meta());
         }
-        self.write_volume_phase(&volume, "Bound", None).await?;
-        let mut claim = claim.clone();
-        if let Some(changed) = with_volume(&claim, &volume) {
-            claim = self.claim_objects.update(&changed).await?;
-            self.claims_written.wrote(&all(), claim.meta());
+    }
+
+    fn wrote_volume(&self, volume: &PersistentVolume) {
+        self.volumes_written.wrote(&volume.key(), volume.meta());
+        if let Some(claim) = volume.spec.as_ref().and_then(|s| s.claim_ref.as_ref()) {
+            self.volumes_written.wrote(&claim_key(claim), volume.meta());
         }
-        self.write_claim_phase(&claim, "Bound", Some(&volume)).await
     }
 
     async fn see_to_volume(&self, volume: &PersistentVolume) -> anyhow::Result<()> {
@@ -452,7 +506,7 @@ impl Binder {
             reference.uid = None;
         }
         let written = self.volume_objects.update(&free).await?;
-        self.volumes_written.wrote(&all(), written.meta());
+        self.wrote_volume(&written);
         self.write_volume_phase(&written, "Available", None).await
     }
 
@@ -502,7 +556,7 @@ impl Binder {
             })
             .await
         {
-            Ok(written) => self.volumes_written.wrote(&all(), written.meta()),
+            Ok(written) => self.wrote_volume(&written),
             Err(error) if is_not_found(&error) => {}
             Err(error) => return Err(error.into()),
         }
@@ -528,7 +582,7 @@ impl Binder {
             })
             .await
         {
-            Ok(written) => self.claims_written.wrote(&all(), written.meta()),
+            Ok(written) => self.wrote_claim(&written),
             Err(error) if is_not_found(&error) => {}
             Err(error) => return Err(error.into()),
         }
