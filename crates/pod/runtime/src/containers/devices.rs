@@ -1,16 +1,17 @@
 //! Devices in containers: which nodes there are and which may be used.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use keelson_cri::v1;
 use keelson_sys::cgroup::{DeviceKind, DeviceRule};
 use keelson_sys::path::Root;
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, makedev, mknodat};
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat, makedev, mknodat};
 use nix::unistd::{UnlinkatFlags, fchownat, unlinkat};
 use serde_json::{Value, json};
 
@@ -57,6 +58,18 @@ impl Device {
         })
     }
 
+    /// As the kernel knows it.
+    fn node(&self) -> SFlag {
+        match self.kind {
+            DeviceKind::Block => SFlag::S_IFBLK,
+            _ => SFlag::S_IFCHR,
+        }
+    }
+
+    fn number(&self) -> u64 {
+        makedev(self.major.into(), self.minor.into())
+    }
+
     fn rule(&self) -> DeviceRule {
         rule(true, self.kind, Some(self.major), Some(self.minor), &self.access)
     }
@@ -86,55 +99,94 @@ pub fn apart(devices: Vec<Device>) -> (Vec<Device>, Vec<Device>) {
         .partition(|d| mounts::clean(&d.path.to_string_lossy()).starts_with("/dev"))
 }
 
-/// Makes a device in a container's root file system, in the place of a file that the image has there.
+/// Makes a device in a container: in its root file system, in the place of a file that the image has there, or in the volume that is mounted
+/// over the place.
 pub fn place(root: &Root, device: &Device, binds: &[Bind]) -> Result<(), String> {
     let path = mounts::clean(&device.path.to_string_lossy());
     let shown = path.display();
-    let seen = |at: &Path| match over(at, binds) {
-        None => Ok(()),
-        Some(target) => Err(format!(
-            "the device {shown} would lie below the mount at {target:?}: one of them needs another path"
-        )),
-    };
     let failed = |e: io::Error| format!("cannot make the device {shown}: {e}");
-    seen(&path)?;
+    if let Some(bind) = over(&path, binds).map_err(|target| covered(&path, target))? {
+        return place_below(bind, &path, device).map_err(failed);
+    }
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(format!("no device can be at {shown}"));
     };
     let parent = root.make_dirs_of(parent, 0o755, None).map_err(failed)?;
     // A link of the image may lead below a mount.
-    seen(&inside(root, &parent).map_err(failed)?.join(name))?;
-    let make = || -> io::Result<()> {
-        match unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir) {
-            Err(Errno::ENOENT) => {}
-            done => done?,
-        }
-        let kind = match device.kind {
-            DeviceKind::Block => SFlag::S_IFBLK,
-            _ => SFlag::S_IFCHR,
-        };
-        let mode = Mode::from_bits_truncate(device.mode);
-        mknodat(
-            &parent,
-            name,
-            kind,
-            mode,
-            makedev(device.major.into(), device.minor.into()),
-        )?;
-        let (user, group) = (Some(device.uid.into()), Some(device.gid.into()));
-        fchownat(&parent, name, user, group, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        // What the umask took. Nobody else is in there yet who could exchange it.
-        fchmodat(&parent, name, mode, FchmodatFlags::FollowSymlink)?;
-        Ok(())
-    };
-    make().map_err(failed)
+    let real = inside(root, &parent).map_err(failed)?.join(name);
+    if let Some(bind) = over(&real, binds).map_err(|target| covered(&path, target))? {
+        return place_below(bind, &real, device).map_err(failed);
+    }
+    match unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir) {
+        Err(e) if e != Errno::ENOENT => Err(failed(e.into())),
+        _ => make(parent.as_fd(), name, device).map_err(failed),
+    }
 }
 
-/// What is mounted over a place in a container: a device there would be lost.
-fn over<'a>(path: &Path, binds: &'a [Bind]) -> Option<&'a str> {
-    let everybodys = ["/dev", "/proc", "/sys"].into_iter();
-    let mut targets = everybodys.chain(binds.iter().map(|b| b.target.as_str()));
-    targets.find(|target| path.starts_with(mounts::clean(target)))
+fn covered(path: &Path, target: &str) -> String {
+    let shown = path.display();
+    format!("the device {shown} would lie below the mount at {target:?}: one of them needs another path")
+}
+
+/// Makes a device in a volume, where it stays. What is there is somebody's: only a device gives way, which may be what the volume's last
+/// container had there.
+fn place_below(bind: &Bind, path: &Path, device: &Device) -> io::Result<()> {
+    let below = path
+        .strip_prefix(mounts::clean(&bind.target))
+        .map_err(io::Error::other)?;
+    let (Some(parent), Some(name)) = (below.parent(), below.file_name()) else {
+        return Err(io::Error::other("a volume is mounted there"));
+    };
+    if bind.read_only {
+        return Err(Errno::EROFS.into());
+    }
+    let parent = Root::open(&bind.source)?.make_dirs_of(parent, 0o755, None)?;
+    match fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Err(Errno::ENOENT) => {}
+        Err(other) => return Err(other.into()),
+        Ok(found) => {
+            let kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
+            if kind != SFlag::S_IFBLK && kind != SFlag::S_IFCHR {
+                return Err(io::Error::other("the volume has something else there"));
+            }
+            if (kind, found.st_rdev) == (device.node(), device.number()) {
+                return Ok(());
+            }
+            unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir)?;
+        }
+    }
+    make(parent.as_fd(), name, device)
+}
+
+/// Makes the node. In a volume others may exchange it at any time: its owner and mode are set on what was made, whatever has its name then.
+fn make(parent: BorrowedFd<'_>, name: &OsStr, device: &Device) -> io::Result<()> {
+    let mode = Mode::from_bits_truncate(device.mode);
+    mknodat(parent, name, device.node(), mode, device.number())?;
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let node = openat(parent, name, flags, Mode::empty())?;
+    let made = fstat(&node)?;
+    let kind = SFlag::from_bits_truncate(made.st_mode) & SFlag::S_IFMT;
+    if (kind, made.st_rdev) != (device.node(), device.number()) {
+        return Err(io::Error::other("somebody exchanged it"));
+    }
+    let (user, group) = (Some(device.uid.into()), Some(device.gid.into()));
+    fchownat(&node, "", user, group, AtFlags::AT_EMPTY_PATH)?;
+    // What the umask took.
+    let of_node = format!("/proc/self/fd/{}", node.as_raw_fd());
+    std::fs::set_permissions(of_node, std::fs::Permissions::from_mode(device.mode))
+}
+
+/// The mount that a place in a container lies below, the innermost; an error where everybody has one that nothing is put in.
+fn over<'a>(path: &Path, binds: &'a [Bind]) -> Result<Option<&'a Bind>, &'static str> {
+    let below = |target: &str| path.starts_with(mounts::clean(target));
+    let depth = |target: &str| mounts::clean(target).components().count();
+    let bind = binds.iter().filter(|b| below(&b.target));
+    let bind = bind.max_by_key(|b| depth(&b.target));
+    let everybodys = ["/dev", "/proc", "/sys"].into_iter().find(|target| below(target));
+    match (bind, everybodys) {
+        (None, Some(target)) => Err(target),
+        (bind, _) => Ok(bind),
+    }
 }
 
 /// Where an open directory is in a container.
@@ -270,28 +322,74 @@ mod tests {
     #[test]
     fn a_device_that_a_mount_would_cover_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["dev", "data"] {
-            std::fs::create_dir(dir.path().join(name)).unwrap();
-        }
+        std::fs::create_dir(dir.path().join("dev")).unwrap();
         std::os::unix::fs::symlink("/dev", dir.path().join("link")).unwrap();
-        std::os::unix::fs::symlink("data", dir.path().join("other")).unwrap();
         let root = Root::open(dir.path()).unwrap();
-        let binds = [Bind {
-            target: "/data/".into(),
-            ..Bind::default()
-        }];
         for (path, over) in [
-            ("/data/disk", "\"/data/\""),
-            ("/opt/../data/disk", "\"/data/\""),
-            ("/other/disk", "\"/data/\""),
             ("/proc/disk", "\"/proc\""),
             ("/sys/fs/disk", "\"/sys\""),
             ("/link/disk", "\"/dev\""),
         ] {
-            let error = place(&root, &device(path), &binds).unwrap_err();
+            let error = place(&root, &device(path), &[]).unwrap_err();
             assert!(error.contains(&format!("below the mount at {over}")), "{path}: {error}");
         }
-        assert_eq!(over(Path::new("/database/disk"), &binds), None);
+    }
+
+    /// Needs root, as whoever makes devices.
+    #[test]
+    fn a_device_below_a_volume_is_made_in_the_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, outer, inner) = (dir.path().join("i"), dir.path().join("o"), dir.path().join("n"));
+        for made in [&image, &outer, &inner, &image.join("data")] {
+            std::fs::create_dir(made).unwrap();
+        }
+        std::os::unix::fs::symlink("data", image.join("other")).unwrap();
+        let root = Root::open(&image).unwrap();
+        let bind = |target: &str, source: &Path, read_only| Bind {
+            target: target.into(),
+            source: source.into(),
+            read_only,
+            ..Bind::default()
+        };
+        let binds = [
+            bind("/data/", &outer, false),
+            bind("/data/inner", &inner, false),
+            bind("/ro", &inner, true),
+        ];
+        let number = |path: &Path| std::fs::symlink_metadata(path).unwrap().rdev();
+        let zero = makedev(1, 5);
+        for (path, made) in [
+            ("/data/disk", outer.join("disk")),
+            ("/opt/../data/a/b", outer.join("a/b")),
+            ("/other/linked", outer.join("linked")),
+            ("/data/inner/deep", inner.join("deep")),
+            ("/database", image.join("database")),
+        ] {
+            place(&root, &device(path), &binds).unwrap();
+            assert_eq!(number(&made), zero, "{path}");
+            assert_eq!(std::fs::metadata(&made).unwrap().mode() & 0o7777, 0o666);
+        }
+        assert!(std::fs::read_dir(image.join("data")).unwrap().next().is_none());
+        // Again: it stays; another device takes its place; a file of the volume's is nobody's to remove.
+        place(&root, &device("/data/disk"), &binds).unwrap();
+        let null = Device {
+            minor: 3,
+            ..device("/data/disk")
+        };
+        place(&root, &null, &binds).unwrap();
+        assert_eq!(number(&outer.join("disk")), makedev(1, 3));
+        std::fs::write(outer.join("file"), "precious").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", outer.join("away")).unwrap();
+        for (path, why) in [
+            ("/data/file", "something else"),
+            ("/data/away", "something else"),
+            ("/data", "mounted there"),
+            ("/ro/disk", "Read-only"),
+        ] {
+            let error = place(&root, &device(path), &binds).unwrap_err();
+            assert!(error.contains(why), "{path}: {error}");
+        }
+        assert_eq!(std::fs::read(outer.join("file")).unwrap(), b"precious");
     }
 
     #[test]
