@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 
-const TIME: &str = "%Y%m%dT%H%M%SZ";
+/// To the millisecond: two backups of one second have an order. Names of before have none.
+const TIME: &str = "%Y%m%dT%H%M%S%.3fZ";
+const TIME_READ: &str = "%Y%m%dT%H%M%S%.fZ";
 const SCHEDULED: &str = "scheduled";
 /// How many faults are told one by one.
 const TOLD: usize = 50;
@@ -162,8 +164,12 @@ pub async fn names(repository: &Repository) -> Result<Vec<String>> {
 }
 
 fn in_order(mut names: Vec<String>, now: Timestamp) -> Vec<String> {
-    let is_past = |name: &str| moment(name).is_some_and(|at| at.duration_since(now) < AHEAD);
-    names.sort_by_cached_key(|name| (is_past(name), name.clone()));
+    names.sort_by_cached_key(|name| {
+        let at = moment(name);
+        let is_past = at.is_some_and(|at| at.duration_since(now) < AHEAD);
+        // One without a moment was dated by no clock that can be believed.
+        (is_past, at.unwrap_or(Timestamp::MAX), name.clone())
+    });
     names
 }
 
@@ -232,7 +238,7 @@ pub async fn verify(repository: &Repository, only: Option<&str>) -> Result<Verif
 
 /// When a backup of this name was made.
 pub fn moment(name: &str) -> Option<Timestamp> {
-    let at = jiff::civil::DateTime::strptime(TIME, name.split_once('-')?.0).ok()?;
+    let at = jiff::civil::DateTime::strptime(TIME_READ, name.split_once('-')?.0).ok()?;
     Some(at.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
@@ -302,6 +308,24 @@ mod tests {
         // Of a machine that doesn't know the time all are alike.
         let ordered = in_order(names.map(String::from).to_vec(), Timestamp::UNIX_EPOCH);
         assert_eq!(ordered, [names[2], names[3], names[1], names[0], names[4]]);
+    }
+
+    #[test]
+    fn backups_of_one_second_are_in_the_order_of_their_making() {
+        let names = [
+            "20260301T120000Z-manual-ffffff",
+            "20260301T120000.250Z-manual-eeeeee",
+            "20260301T120000.750Z-manual-111111",
+            "20260301T120001Z-manual-000000",
+        ];
+        let now = "2026-03-02T12:00:00Z".parse().unwrap();
+        let shuffled = [2, 0, 3, 1].map(|at| names[at].to_string()).to_vec();
+        assert_eq!(in_order(shuffled, now), names);
+        assert_eq!(moment(names[2]).unwrap().to_string(), "2026-03-01T12:00:00.75Z");
+        let at: Timestamp = "2026-03-01T12:00:00Z".parse().unwrap();
+        let written = at.to_zoned(TimeZone::UTC).strftime(TIME).to_string();
+        assert_eq!(written, "20260301T120000.000Z");
+        assert_eq!(moment(&format!("{written}-manual-a")), Some(at));
     }
 
     #[test]
