@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -51,8 +51,10 @@ impl Lock {
     /// Whether a process holds the directory.
     pub fn is_held(data_dir: &Path) -> anyhow::Result<bool> {
         let path = data_dir.join(NAME);
-        let Ok(file) = File::open(&path) else {
-            return Ok(false);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e).with_context(|| format!("cannot read the lock {}", path.display())),
         };
         match file.try_lock() {
             Ok(()) => Ok(false),
@@ -62,7 +64,7 @@ impl Lock {
     }
 
     /// The process that holds the directory, if any does, by its number here. A holder in another PID namespace wrote the number that it has
-    /// there, by which another process is known here: a number counts only if that process has the file open.
+    /// there, by which another process is known here: a number counts only if that process has the lock.
     pub fn holder(data_dir: &Path) -> anyhow::Result<Option<i32>> {
         if !Self::is_held(data_dir)? {
             return Ok(None);
@@ -70,11 +72,11 @@ impl Lock {
         let path = data_dir.join(NAME);
         let lock = std::fs::metadata(&path)?;
         let written = std::fs::read_to_string(&path)?.trim().parse().ok();
-        if let Some(pid) = written.filter(|pid| has_open(*pid, &lock)) {
+        if let Some(pid) = written.filter(|pid| has_lock(*pid, &lock)) {
             return Ok(Some(pid));
         }
         let own = std::process::id().cast_signed();
-        let found = processes().find(|pid| *pid != own && has_open(*pid, &lock));
+        let found = processes().find(|pid| *pid != own && has_lock(*pid, &lock));
         found
             .map(Some)
             .with_context(|| format!("{} is held by a process that can't be seen from here", path.display()))
@@ -101,13 +103,18 @@ fn processes() -> impl Iterator<Item = i32> {
     all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-fn has_open(pid: i32, file: &Metadata) -> bool {
-    let open = std::fs::read_dir(format!("/proc/{pid}/fd"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    open.filter_map(|fd| std::fs::metadata(fd.path()).ok())
-        .any(|open| (open.dev(), open.ino()) == (file.dev(), file.ino()))
+/// Whether a process has the file open and locked; whoever only reads who holds it has it open, too.
+fn has_lock(pid: i32, file: &Metadata) -> bool {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    open.into_iter().flatten().flatten().any(|fd| {
+        let is_it = std::fs::metadata(fd.path()).is_ok_and(|open| (open.dev(), open.ino()) == (file.dev(), file.ino()));
+        let told = || std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", fd.file_name().display()));
+        is_it
+            && told().is_ok_and(|told| {
+                told.lines()
+                    .any(|line| line.starts_with("lock:") && line.contains("FLOCK"))
+            })
+    })
 }
 
 #[cfg(test)]
@@ -130,12 +137,31 @@ mod tests {
             assert!(Instant::now() < until);
             std::thread::sleep(Duration::from_millis(10));
         }
-        // The first process of another namespace, there; another here.
-        std::fs::write(&path, "1").unwrap();
-        let found = Lock::holder(dir.path()).unwrap();
-        held.kill().unwrap();
-        held.wait().unwrap();
-        assert_eq!(found, Some(held.id().cast_signed()));
+        let mut reader = std::process::Command::new("sleep")
+            .arg("20")
+            .stdin(File::open(&path).unwrap())
+            .spawn()
+            .unwrap();
+        // The first process of another namespace, there, is another here; so may be one that reads the file.
+        let found = ["1".to_string(), reader.id().to_string()].map(|written| {
+            std::fs::write(&path, written).unwrap();
+            Lock::holder(dir.path()).unwrap()
+        });
+        for child in [&mut held, &mut reader] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(found, [Some(held.id().cast_signed()); 2]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_free() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!Lock::is_held(dir.path()).unwrap());
+        // A link to itself.
+        std::os::unix::fs::symlink(dir.path().join(NAME), dir.path().join(NAME)).unwrap();
+        assert!(Lock::is_held(dir.path()).is_err());
+        assert!(Lock::wait(dir.path(), Duration::ZERO).is_err());
     }
 
     #[test]
