@@ -6,6 +6,7 @@ mod harness;
 
 use harness::Api;
 use keelson_api::{Value, value};
+use std::time::Duration;
 
 fn config_map(name: &str) -> Value {
     value!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"app": name}}, "data": {"k": "v"}})
@@ -195,6 +196,19 @@ async fn lists_have_pages_and_selectors() {
     assert_eq!(deleted.str(&["kind"]), "ConfigMapList");
     let left = api.get(&format!("{MAPS}?labelSelector=app")).await.expect(200).json();
     assert_eq!(left.get("items").and_then(Value::as_array).map(Vec::len), Some(0));
+}
+
+#[tokio::test]
+async fn a_watch_ends_in_time_though_there_is_more_to_tell() {
+    let api = Api::new().await;
+    let watch = api
+        .raw("GET", &format!("{MAPS}?watch=1&timeoutSeconds=1"), "", "", Vec::new())
+        .await;
+    assert_eq!(watch.status(), 200);
+    api.post(MAPS, config_map("a")).await.expect(201);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let told = watch.into_body().collect(1 << 20).await.unwrap();
+    assert!(told.is_empty(), "{told:?}");
 }
 
 #[tokio::test]

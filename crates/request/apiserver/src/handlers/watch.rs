@@ -193,9 +193,10 @@ impl Stream {
             Source::Failed(e) => Err(e.clone()),
             Source::Watch(watch) => {
                 let event = tokio::select! {
+                    // The end first: a watch on which there is always something ends, too.
                     biased;
-                    event = watch.next() => event?,
                     () = &mut self.end => return None,
+                    event = watch.next() => event?,
                 };
                 event.map_err(|e| cache_error(&self.cx, "watch", e))
             }
