@@ -1,12 +1,12 @@
 //! Labels by which lists select again and again have an index, as long as that is so: going through all objects for a few of them
 //! is what such a list costs otherwise. An index that nobody asks for would cost every write.
 //!
-//! It is made from a snapshot, without the lock, and what happened meanwhile is done in it before it is put in place.
+//! It is made from a snapshot, beside the lists, without the lock, and what happened meanwhile is done in it before it is put in place.
 
 use crate::Entry;
 use crate::cache::Inner;
 use crate::ring::Change;
-use crate::snapshot::{Entries, put, take};
+use crate::snapshot::{Entries, Snapshot, put, take};
 use crate::state::State;
 use keelson_api::Str;
 use rpds::HashTrieMapSync;
@@ -20,6 +20,8 @@ const KEPT: Duration = Duration::from_secs(30);
 const MOST: usize = 4;
 /// Among fewer objects matching each costs little.
 const LEAST_OBJECTS: usize = 256;
+/// So many objects go into an index at once: a millisecond's work.
+const AT_ONCE: usize = 512;
 
 /// The entries that have a label, by its value.
 #[derive(Clone)]
@@ -108,16 +110,32 @@ impl Inner {
             }
             (state.snapshot.clone(), state.generation)
         };
-        let mut labelled = Labelled::new(name.clone());
-        snapshot.all().for_each(|entry| labelled.insert(entry));
+        let (inner, name) = (Arc::downgrade(self), name.clone());
+        tokio::spawn(async move {
+            let labelled = index(&snapshot, name.clone()).await;
+            if inner
+                .upgrade()
+                .is_some_and(|inner| inner.put_in_place(labelled, snapshot.revision, generation))
+            {
+                drop(snapshot);
+                tend(inner, name).await;
+            }
+        });
+    }
+
+    /// Whether it is there now: not if what happened since it was begun is no longer known, or nobody asks any more.
+    fn put_in_place(&self, mut labelled: Labelled, revision: u64, generation: u64) -> bool {
         let mut state = self.state().lock();
-        match state.changes_after(snapshot.revision) {
-            Ok(missed) if state.generation == generation => {
+        match state.changes_after(revision) {
+            Ok(missed) if state.generation == generation && state.asked.knows(&labelled.name) => {
                 missed.iter().for_each(|change| labelled.apply(change));
                 state.snapshot.labelled.push(labelled);
-                tokio::spawn(tend(Arc::downgrade(self), name.clone()));
+                true
             }
-            _ => state.asked.forget(name),
+            _ => {
+                state.asked.forget(&labelled.name);
+                false
+            }
         }
     }
 
@@ -130,6 +148,18 @@ impl Inner {
         snapshot.labelled.retain(|labelled| asked.knows(&labelled.name));
         asked.knows(name)
     }
+}
+
+/// Bit by bit: other tasks have their turns.
+async fn index(snapshot: &Snapshot, name: Str) -> Labelled {
+    let mut labelled = Labelled::new(name);
+    for (done, entry) in snapshot.all().enumerate() {
+        labelled.insert(entry);
+        if done % AT_ONCE == AT_ONCE - 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+    labelled
 }
 
 async fn tend(inner: Weak<Inner>, name: Str) {

@@ -188,7 +188,8 @@ async fn what_is_selected_by_a_label_again_and_again_is_found_by_it() {
             looked_at.store(0, Ordering::Relaxed);
             let by_label = lab.list(select(app).with_label("app", app), At::Consistent).await;
             assert_eq!(by_label, by_all, "{round}");
-            let most = if round == 0 { 601 } else { by_all.len() };
+            // The second list that asks has it made, beside the lists.
+            let most = if round < 3 { 601 } else { by_all.len() };
             assert!(looked_at.load(Ordering::Relaxed) <= most, "{round}: {looked_at:?}");
         }
         let n = round * 7 % 600;
