@@ -238,12 +238,7 @@ impl Store for Sealed {
             };
             return Ok((self.seal.outcome(put).await, deleted));
         }
-        let put = self.put(key.clone(), value, expected, None).await?;
-        let Some(revision) = put.done() else {
-            return Ok((put, None));
-        };
-        let deleted = self.delete(key, Expect::ModRevision(revision)).await?;
-        Ok((put, Some(deleted)))
+        keelson_store::in_two_writes(self, key, value, expected).await
     }
 
     async fn watch(&self, range: KeyRange, after: Revision) -> Result<WatchStream> {

@@ -212,12 +212,7 @@ pub trait Store: Send + Sync + 'static {
     /// A put and, if it was done, the key's deletion: two changes, each of its revision, of which nothing comes in between where the
     /// store can do both in one commit. The second outcome is the deletion's.
     async fn put_then_delete(&self, key: Bytes, value: Bytes, expected: Expect) -> Result<(Outcome, Option<Outcome>)> {
-        let put = self.put(key.clone(), value, expected, None).await?;
-        let Some(revision) = put.done() else {
-            return Ok((put, None));
-        };
-        let deleted = self.delete(key, Expect::ModRevision(revision)).await?;
-        Ok((put, Some(deleted)))
+        in_two_writes(self, key, value, expected).await
     }
 
     /// Every change of the range later than revision `after`, past ones first, then as they happen.
@@ -263,4 +258,19 @@ fn not_read(error: &tokio::task::JoinError) -> Error {
             what: format!("reading failed: {error}"),
         },
     }
+}
+
+/// A put and the key's deletion after it, one by one: what [`Store::put_then_delete`] is where a store has nothing better.
+pub async fn in_two_writes<S: Store + ?Sized>(
+    store: &S,
+    key: Bytes,
+    value: Bytes,
+    expected: Expect,
+) -> Result<(Outcome, Option<Outcome>)> {
+    let put = store.put(key.clone(), value, expected, None).await?;
+    let Some(revision) = put.done() else {
+        return Ok((put, None));
+    };
+    let deleted = store.delete(key, Expect::ModRevision(revision)).await?;
+    Ok((put, Some(deleted)))
 }
