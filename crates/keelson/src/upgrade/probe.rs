@@ -73,7 +73,7 @@ fn run(program: &Path, words: &[&str]) -> anyhow::Result<(bool, String, String)>
     let mut child = Command::new(program)
         .args(words)
         .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("PATH", keelson_sys::program::PLACES)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

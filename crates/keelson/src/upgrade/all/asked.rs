@@ -116,7 +116,7 @@ impl Asked {
             ])
             .args((self.verb == Verb::Judge).then_some("--dry-run"))
             .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("PATH", keelson_sys::program::PLACES)
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
