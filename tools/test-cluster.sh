@@ -15,6 +15,7 @@ step "two machines"; tools/test-nodes.sh
 step "another authority"; tools/test-authorities.sh
 step "requests from outside"; tools/test-ingress.sh
 step "a developer's cluster"; tools/test-dev.sh
+step "a change tried on a copy"; tools/test-fork.sh
 step "an upgrade"; tools/test-upgrade.sh
 step "an upgrade of all machines"; tools/test-upgrade-nodes.sh
 step "a backup in a bucket"; tools/test-backup.sh

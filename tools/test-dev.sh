@@ -17,7 +17,7 @@ cleanup() {
 }
 trap cleanup EXIT
 mkdir "$S/images"; examples/image.sh "$S/images" >/dev/null
-printf 'apiVersion: v1\nkind: Config\nclusters: [{name: mine, cluster: {server: "https://mine"}}]\ncontexts: []\nusers: []\ncurrent-context: mine\n' >"$S/config"
+printf 'apiVersion: v1\nkind: Config\nclusters: [{name: mine, cluster: {server: "https://mine"}}]\ncontexts: [{name: own, context: {cluster: mine, user: u}}]\nusers: []\ncurrent-context: own\n' >"$S/config"
 options=(--eviction-hard "nodefs.available<1%,imagefs.available<1%,nodefs.inodesFree<1%")
 dev up --kubeconfig "$S/config" --images "$S/images" --nodes 2 tried -- "${options[@]}" | tail -n 2
 [ "$(k get nodes -o name | wc -l)" = 2 ] || fail "two nodes"; ok "two nodes, in the kubeconfig's current context"
@@ -42,6 +42,6 @@ dev up --kubeconfig "$S/config" tried -- "${options[@]}" | tail -n 2
 other up -- "${options[@]}" >/dev/null; other down >/dev/null
 k get --raw /readyz >/dev/null && ip netns exec "$BRIDGE-1" true || fail "another's cluster of the same name comes and goes"; ok "another's cluster of the same name comes and goes"
 dev down --kubeconfig "$S/config" tried >/dev/null
-[ "$(grep -c keelson-tried "$S/config")" = 0 ] && [ "$(grep -c 'name: mine' "$S/config")" = 1 ] || fail "the kubeconfig is as it was"
+[ "$(grep -c keelson-tried "$S/config")" = 0 ] && [ "$(grep -c 'name: mine' "$S/config")" = 1 ] && grep -q '^current-context: "\?own' "$S/config" || fail "the kubeconfig is as it was"
 left=$(ip -o link | grep -E "$BRIDGE(p|:)" || true; ls /run/netns 2>/dev/null | grep "^$BRIDGE-" || true; nft list tables 2>/dev/null | grep "$BRIDGE\$" || true; grep -F "$S" /proc/mounts || true; ls "$S/clusters" | grep tried || true)
 [ -z "$left" ] || fail "left behind: $left"; ok "nothing left behind"

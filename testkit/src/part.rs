@@ -10,6 +10,9 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+/// From which namespace things are shared, where it is asked for.
+const SHARING: &str = "infra";
+
 pub struct Part {
     /// Its way to the API.
     pub link: Link,
@@ -42,6 +45,12 @@ impl Part {
             // Only where it is asked for: the definitions are the test's to bring.
             snapshots: names.iter().any(|n| n == "volumesnapshot"),
             pools: names.iter().any(|n| n == "service-lb"),
+            reload: names.iter().any(|n| n == "reload"),
+            share_from: names
+                .iter()
+                .filter(|n| *n == "sharing")
+                .map(|_| SHARING.into())
+                .collect(),
             cluster_policies: names.iter().any(|n| n == "cluster-network-policy"),
             ..keelson_controllers::Config::default()
         };

@@ -204,6 +204,8 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
         "keelson-simulate",
         &["keelson-client", "keelson-clock", "keelson-kubelet"],
     ),
+    // What is copied of a cluster, and what became of the copy: pure but for who plays the storage drivers, a client of the copy.
+    ("keelson-fork", &["keelson-backup", "keelson-client"]),
     // Puts components together as the program does, but over a store in memory and fake machines: no runtime, no network.
     (
         "keelson-testkit",

@@ -44,8 +44,10 @@ pub const PROXY_IDENTITY: &str = "system:kube-proxy";
 const UPGRADE_ORDER: &str = "/keelson/upgrade/order";
 const UPGRADE_PROGRAMS: &str = "/keelson/upgrade/programs/*";
 
-/// The one role that reads secrets of all namespaces; whose it is no node may be.
+/// The roles that read secrets of all namespaces; whose they are no node may be.
 const INGRESS_PUBLISHER: &str = "system:keelson:ingress-publisher";
+/// Only where something may be shared.
+const SHARING: &str = "system:keelson:sharing";
 
 /// Where a grant holds.
 #[derive(Clone, Copy)]
@@ -194,6 +196,14 @@ pub(crate) fn grants() -> Vec<Grant> {
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": [keelson_balancing::GROUP], "resources": ["bgppeers", "loadbalancerippools"], "verbs": ["get", "list", "watch"]},
     ]);
+    let reload = json!([
+        {"apiGroups": ["apps"], "resources": ["daemonsets", "deployments", "statefulsets"], "verbs": ["patch"]},
+        {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]},
+    ]);
+    let sharing = json!([
+        {"apiGroups": [""], "resources": ["configmaps", "secrets"], "verbs": ["get", "create", "update", "delete"]},
+        {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]},
+    ]);
     // Of all secrets this one, which every node needs.
     let passwords = json!([
         {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [keelson_balancing::peer::PASSWORDS], "verbs": ["get", "list", "watch"]},
@@ -273,6 +283,13 @@ pub(crate) fn grants() -> Vec<Grant> {
             pools,
         ),
         grant(
+            "system:keelson:reload",
+            Scope::Cluster,
+            account("keelson-reload"),
+            reload,
+        ),
+        grant(SHARING, Scope::Cluster, account("keelson-sharing"), sharing),
+        grant(
             "system:keelson:announce",
             Scope::Cluster,
             account("keelson-announce"),
@@ -331,7 +348,8 @@ pub async fn apply(client: kube::Client, config: &Config) -> anyhow::Result<()> 
     for grant in grants() {
         // Where nothing is taken in, its namespace isn't there.
         let of_ingress = matches!(grant.scope, Scope::In(keelson_gateway::NAMESPACE));
-        if !of_ingress || config.runs(Component::Ingress) {
+        let is_wanted = grant.name != SHARING || !config.share_from.is_empty();
+        if is_wanted && (!of_ingress || config.runs(Component::Ingress)) {
             let name = grant.name;
             done = done.and(give(&rest, grant).await.with_context(|| format!("the role {name}")));
         }
@@ -460,7 +478,8 @@ mod tests {
 
     #[test]
     fn no_node_can_be_who_reads_all_secrets() {
-        let named = |grant: &Grant| grant.rules.to_string().contains("keelson-ingress-publisher");
+        let readers = ["keelson-ingress-publisher", "keelson-sharing"];
+        let named = |grant: &Grant| readers.iter().any(|reader| grant.rules.to_string().contains(reader));
         assert!(!grants().iter().any(named));
     }
 
@@ -483,7 +502,7 @@ mod tests {
                         || ["pods/exec", "pods/attach", "pods/portforward", "serviceaccounts/token"]
                             .contains(&resource.as_str());
                     // Copies of certificates that every node shows, who makes the copies, and the passwords that every node has.
-                    let may_read = grant.name == INGRESS_PUBLISHER
+                    let may_read = [INGRESS_PUBLISHER, SHARING].contains(&grant.name)
                         || matches!(grant.scope, Scope::In(keelson_gateway::NAMESPACE))
                         || text(&rule["resourceNames"]) == [keelson_balancing::peer::PASSWORDS];
                     let forbidden = forbidden || (resource == "secrets" && !may_read);

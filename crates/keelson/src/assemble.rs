@@ -382,6 +382,8 @@ fn controllers(running: &mut Supervisor, config: &Config, pki: &Current, api: &A
         telling: telling.clone(),
         snapshots: config.runs(Component::Snapshots),
         cluster_policies: config.runs(Component::Policy),
+        reload: config.runs(Component::Reload),
+        share_from: config.share_from.clone(),
         pools: config.runs(Component::LoadBalancer),
         load_balancer: config.runs(Component::LoadBalancer).then(|| node_ports(config)),
         ..keelson_controllers::Config::default()

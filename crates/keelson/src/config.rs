@@ -95,9 +95,12 @@ pub struct Options {
         value_delimiter = ','
     )]
     pub preloaded_images_verification_allowlist: Option<Vec<String>>,
-    /// Components not to run: addons, agent, dns, ingress, load-balancer, local-storage, metrics, policy, proxy, scheduler, snapshots, controllers
+    /// Components not to run: addons, agent, dns, ingress, load-balancer, local-storage, metrics, policy, proxy, reload, scheduler, snapshots, controllers
     #[arg(long, env = "KEELSON_DISABLE", value_name = "LIST", value_delimiter = ',')]
     pub disable: Option<Vec<String>>,
+    /// Namespaces whose ConfigMaps and Secrets may say with which others they are shared [default: none]
+    #[arg(long, env = "KEELSON_SHARE_FROM", value_name = "LIST", value_delimiter = ',')]
+    pub share_from: Option<Vec<String>>,
     /// Define the kinds of the Gateway API and serve them, with a GatewayClass "keelson"
     #[arg(long, env = "KEELSON_GATEWAY_API", num_args = 0..=1, default_missing_value = "true")]
     pub gateway_api: Option<bool>,
@@ -273,6 +276,7 @@ pub struct Config {
     /// `None`: the kubelet's configuration decides.
     pub image_pull_verification: Option<Verification>,
     pub disable: Vec<Component>,
+    pub share_from: Vec<String>,
     pub gateway_api: bool,
     pub bind_address: IpAddr,
     pub api_port: u16,
@@ -386,7 +390,7 @@ impl Options {
             self.history.fill(std::mem::take(&mut other.history));
             self.history_logs.fill(std::mem::take(&mut other.history_logs));
             fill!(self from other: data_dir, kubeconfig, node_name, node_ip, network_interface, network, images, registries,
-                disable_default_registry_endpoint, selinux, kube_proxy_arg, image_peers, image_pull_credentials_verification_policy, preloaded_images_verification_allowlist, disable, gateway_api,
+                disable_default_registry_endpoint, selinux, kube_proxy_arg, image_peers, image_pull_credentials_verification_policy, preloaded_images_verification_allowlist, disable, share_from, gateway_api,
                 bind_address, api_port, kubelet_port, dns_port, tls_san, cluster_cidr, allocate_node_cidrs, service_cidr, cluster_dns, cluster_domain,
                 manifests, kubelet_link, cgroup_root, encryption_provider_config, encryption_provider_config_automatic_reload, audit_log_path,
                 audit_policy_file, audit_log_maxsize, audit_log_maxbackup, audit_log_maxage, tracing_config_file, server, token, cluster_init, etcd_program, etcd_servers,
@@ -499,6 +503,7 @@ impl Options {
                 .iter()
                 .map(|name| name.parse())
                 .collect::<anyhow::Result<_>>()?,
+            share_from: self.share_from.unwrap_or_default(),
             gateway_api,
             bind_address: self.bind_address.unwrap_or_else(|| match cluster_cidrs.as_slice() {
                 // Both families' addresses, where there are both.

@@ -78,6 +78,9 @@ fn home() -> anyhow::Result<PathBuf> {
     Ok(Path::new(&home.context("there is no HOME: give a file to --merge")?).to_path_buf())
 }
 
+/// An extension of a context that was made the current one: which one was it before.
+const BEFORE: &str = "keelson.dev/context-before";
+
 /// The file with the cluster in it. What else it has stays, whoever made it.
 pub fn merge(text: &str, config: &Kubeconfig, name: &str) -> anyhow::Result<String> {
     let own: Value = serde_saphyr::from_str(&config.to_yaml()).map_err(|e| anyhow::anyhow!("{e}"))?;
@@ -88,9 +91,13 @@ pub fn merge(text: &str, config: &Kubeconfig, name: &str) -> anyhow::Result<Stri
     if !file.is_object() {
         bail!("it is no kubeconfig");
     }
+    let before = match file["current-context"].as_str() {
+        Some(current) if current == name => before(&file, name),
+        current => current.filter(|current| !current.is_empty()).map(str::to_owned),
+    };
     for (list, entry) in [("clusters", "cluster"), ("users", "user"), ("contexts", "context")] {
         let content = match entry {
-            "context" => json!({"cluster": name, "user": name}),
+            "context" => context(name, before.as_deref()),
             entry => own[list][0][entry].clone(),
         };
         let new = json!({"name": name, entry: content});
@@ -109,17 +116,53 @@ pub fn merge(text: &str, config: &Kubeconfig, name: &str) -> anyhow::Result<Stri
     serde_saphyr::to_string(&file).map_err(|e| anyhow::anyhow!("{e}"))
 }
 
-/// The file without the cluster that [`merge`] brought into it.
+fn context(name: &str, before: Option<&str>) -> Value {
+    let mut context = json!({"cluster": name, "user": name});
+    if let Some(before) = before {
+        context["extensions"] = json!([{"name": BEFORE, "extension": {"context": before}}]);
+    }
+    context
+}
+
+/// Which context was the current one before this one became it.
+fn before(file: &Value, name: &str) -> Option<String> {
+    let mut contexts = file["contexts"].as_array()?.iter();
+    let context = &contexts.find(|entry| entry["name"] == name)?["context"];
+    let mut extensions = context["extensions"].as_array()?.iter();
+    let noted = &extensions.find(|noted| noted["name"] == BEFORE)?["extension"];
+    noted["context"].as_str().map(str::to_owned)
+}
+
+/// The file without the cluster that [`merge`] brought into it. The context of before is the current one again.
 pub fn unmerge(text: &str, name: &str) -> anyhow::Result<String> {
     let mut file: Value = serde_saphyr::from_str(text).map_err(|e| anyhow::anyhow!("{e}"))?;
+    if !file.is_object() {
+        bail!("it is no kubeconfig");
+    }
+    let back = before(&file, name);
     for list in ["clusters", "users", "contexts"] {
         if let Some(all) = file.get_mut(list).and_then(Value::as_array_mut) {
             all.retain(|entry| entry["name"] != name);
         }
     }
+    let contexts = file.get_mut("contexts").and_then(Value::as_array_mut);
+    let contexts = contexts.map(std::mem::take).unwrap_or_default();
+    let is_there = |context: &str| contexts.iter().any(|entry| entry["name"] == context);
     if file["current-context"] == name {
-        file["current-context"] = "".into();
+        file["current-context"] = back.clone().filter(|back| is_there(back)).unwrap_or_default().into();
     }
+    // Who came after it goes back further.
+    let contexts = contexts.into_iter().map(|mut entry| {
+        let noted = entry.pointer_mut("/context/extensions").and_then(Value::as_array_mut);
+        for noted in noted.into_iter().flatten().filter(|noted| noted["name"] == BEFORE) {
+            if noted["extension"]["context"] == name {
+                noted["extension"]["context"] = back.clone().unwrap_or_default().into();
+            }
+        }
+        entry
+    });
+    let contexts: Vec<Value> = contexts.collect();
+    file["contexts"] = contexts.into();
     serde_saphyr::to_string(&file).map_err(|e| anyhow::anyhow!("{e}"))
 }
 
@@ -144,11 +187,38 @@ mod tests {
         assert_eq!(without["clusters"].as_array().unwrap().len(), 1);
         assert_eq!(
             (&without["users"][0]["name"], &without["current-context"]),
-            (&"work".into(), &"".into())
+            (&"work".into(), &"work".into())
         );
         assert!(Kubeconfig::parse(&merge("", &config, "home").unwrap(), Path::new("/")).is_ok());
         for bad in ["[]", "clusters: 5", "a: [", "text"] {
             assert!(merge(bad, &config, "keelson").is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_context_of_before_is_the_current_one_again() {
+        let config = Kubeconfig::with_certificate("https://192.0.2.1:6443", "CA", "admin", "CERT", "KEY");
+        let current = |text: &str| {
+            let file: Value = serde_saphyr::from_str(text).unwrap();
+            file["current-context"].as_str().unwrap_or_default().to_owned()
+        };
+        let own = "current-context: work\ncontexts:\n- name: work\n  context: {cluster: work, user: work}\n";
+        let one = merge(own, &config, "one").unwrap();
+        let both = merge(&one, &config, "two").unwrap();
+        assert_eq!(current(&both), "two");
+        let first = unmerge(&unmerge(&both, "two").unwrap(), "one").unwrap();
+        assert_eq!(current(&first), "work");
+        // The first goes first: the second goes back to where that one came from.
+        let other = unmerge(&both, "one").unwrap();
+        assert_eq!(current(&other), "two");
+        assert_eq!(current(&unmerge(&other, "two").unwrap()), "work");
+        // Somebody chose another one meanwhile, which stays.
+        let chosen = both.replace("current-context: two", "current-context: one");
+        assert_eq!(current(&unmerge(&chosen, "two").unwrap()), "one");
+        // It isn't there any more, or there was none.
+        let gone = one.replace("name: work", "name: other");
+        assert_eq!(current(&unmerge(&gone, "one").unwrap()), "");
+        let alone = merge("", &config, "one").unwrap();
+        assert_eq!(current(&unmerge(&alone, "one").unwrap()), "");
     }
 }

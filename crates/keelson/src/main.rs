@@ -23,6 +23,7 @@ mod etcd;
 mod families;
 mod flagz;
 mod follow;
+mod fork;
 mod furnish;
 mod history;
 mod image;
@@ -175,6 +176,9 @@ enum Command {
     /// Have nodes without machines in a cluster, as many as are wanted, for tests of its size
     #[command(after_help = simulate::AFTER_HELP)]
     Simulate(Box<simulate::Options>),
+    /// Try something on a copy of the cluster, which ends with the command: what would change, move, wait or be refused
+    #[command(after_help = fork::AFTER_HELP)]
+    Fork(fork::Options),
     /// Ask this server's audit log who did something
     Audit(audit::Options),
     /// Print what completes commands in a shell: source it, or put it where the shell looks
@@ -326,6 +330,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Stats(options) => containers::stats::main(options),
         Command::Top(options) => containers::top::main(options),
         Command::Simulate(options) => simulate::main(*options),
+        Command::Fork(options) => fork::main(options),
         Command::Audit(options) => audit::main(options),
         Command::Completion { shell } => {
             print!("{}", install::completion(shell));

@@ -14,6 +14,7 @@ pub enum Component {
     Metrics,
     Policy,
     Proxy,
+    Reload,
     Scheduler,
     Snapshots,
     Storage,
@@ -33,13 +34,14 @@ impl FromStr for Component {
             "metrics" => Component::Metrics,
             "policy" => Component::Policy,
             "proxy" => Component::Proxy,
+            "reload" => Component::Reload,
             "scheduler" => Component::Scheduler,
             "snapshots" => Component::Snapshots,
             "local-storage" => Component::Storage,
             "controllers" => Component::Controllers,
             other => {
                 bail!(
-                    "--disable {other}: known are addons, agent, dns, ingress, load-balancer, local-storage, metrics, policy, proxy, scheduler, snapshots and controllers"
+                    "--disable {other}: known are addons, agent, dns, ingress, load-balancer, local-storage, metrics, policy, proxy, reload, scheduler, snapshots and controllers"
                 )
             }
         })

@@ -65,6 +65,10 @@ pub struct Config {
     pub snapshots: bool,
     /// Statuses of the cluster's network policies are written; their definition is in the cluster.
     pub cluster_policies: bool,
+    /// Workloads that ask for it are rolled out anew when what they are configured by changes.
+    pub reload: bool,
+    /// Namespaces whose ConfigMaps and Secrets may be shared with others. Empty: none.
+    pub share_from: Vec<String>,
     pub autoscaling: Autoscaling,
     /// Finished pods beyond this number are deleted, the oldest first.
     pub terminated_pods: usize,
@@ -94,6 +98,8 @@ impl Default for Config {
             pools: false,
             snapshots: false,
             cluster_policies: false,
+            reload: false,
+            share_from: Vec::new(),
             autoscaling: Autoscaling::default(),
             terminated_pods: 12500,
             controllers: vec!["*".into()],

@@ -34,12 +34,14 @@ mod pod_gc;
 pub mod pods;
 mod queues;
 mod quota;
+mod reload;
 mod replicaset;
 mod resource_claims;
 mod root_ca;
 mod service_cidr;
 mod service_pods;
 mod serviceaccount;
+mod sharing;
 mod statefulset;
 mod storage_migration;
 pub mod taint_eviction;
@@ -114,6 +116,8 @@ const CONTROLLERS: &[Entry] = &[
     ("endpoints", endpoints::start),
     ("service-lb", load_balancer::start),
     ("cluster-network-policy", cluster_policies::start),
+    ("reload", reload::start),
+    ("sharing", sharing::start),
 ];
 
 /// The names that [`Config::controllers`] may contain.

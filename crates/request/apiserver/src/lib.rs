@@ -28,6 +28,7 @@ mod nonresource;
 mod nowhere;
 pub mod openapi;
 pub mod peers;
+pub mod planted;
 mod remote;
 mod renew;
 pub mod request;

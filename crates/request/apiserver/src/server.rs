@@ -259,7 +259,8 @@ impl ApiServer {
             follow(PRIORITY_LEVELS, state.flow.level_sink()),
             follow(aggregation::SERVICES_PATH, state.services.sink()),
         ];
-        let custom = crd::CustomResources::new(state.engine.clone(), state.loopback.clone(), state.openapi.clone());
+        let (engine, is_alone) = (state.engine.clone(), state.config.alone);
+        let custom = crd::CustomResources::new(engine, state.loopback.clone(), state.openapi.clone(), is_alone);
         synced.push(follow(crd::PATH, custom.sink()));
         tokio::spawn(custom.run(stop.clone()));
         state.hooks.done(&[Hook::ExtensionControllers]);

@@ -19,6 +19,9 @@ use std::time::Duration;
 /// The most that a webhook may answer.
 const MAX_ANSWER: usize = 16 << 20;
 
+/// What is answered where somebody else would have to be asked, and [`crate::Config::alone`] forbids it.
+pub const ALONE: &str = "this API server is over a copy of a cluster, and asks nobody else";
+
 /// So many requests are made of one, as Go's client makes them; then an answer leads on no more.
 const MAX_REQUESTS: usize = 10;
 
@@ -218,6 +221,9 @@ fn shortened(text: &str) -> &str {
 }
 
 async fn resolve(lookup: &Lookup, config: &ClientConfig) -> Result<(Kept, String), String> {
+    if lookup.is_alone {
+        return Err(ALONE.into());
+    }
     // Where to dial, what its certificate names, and what the request calls it.
     let (address, name, host, path, secure) = match &config.place {
         Place::Nowhere => return Err("neither a URL nor a service is configured".into()),

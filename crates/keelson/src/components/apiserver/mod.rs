@@ -57,6 +57,13 @@ pub async fn bind(address: SocketAddr, option: &str) -> anyhow::Result<Socket> {
     })
 }
 
+impl Socket {
+    /// Which it is, where any was asked for.
+    pub fn port(&self) -> anyhow::Result<u16> {
+        Ok(self.listener.local_addr().context("the API's socket")?.port())
+    }
+}
+
 impl Api {
     /// Listens from now on; whether what is asked can be answered yet, [`ApiServer::ready`] and `/readyz` say.
     pub fn start(config: Config, store: Arc<dyn Store>, cert: Arc<ServingCert>, socket: Socket) -> anyhow::Result<Api> {

@@ -209,11 +209,13 @@ impl Options {
             node_mask_v6: self.node_cidr_mask_size_ipv6,
             node_grace: time("--node-monitor-grace-period", &self.node_monitor_grace_period)?,
             node_startup_grace: time("--node-startup-grace-period", &self.node_startup_grace_period)?,
-            // Upstream leaves load balancers, snapshots and policies of the cluster to others.
+            // Upstream leaves load balancers, snapshots, policies of the cluster, roll-outs at a change and sharing to others.
             load_balancer: None,
             pools: false,
             snapshots: false,
             cluster_policies: false,
+            reload: false,
+            share_from: Vec::new(),
             autoscaling: Autoscaling {
                 period: self.horizontal_pod_autoscaler_sync_period,
                 tolerance: self.horizontal_pod_autoscaler_tolerance,

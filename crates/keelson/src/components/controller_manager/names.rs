@@ -74,10 +74,12 @@ const NAMES: &[(&str, &str)] = &[
 ];
 
 /// What upstream's program doesn't run either, unless it is named.
-const EXTRA: [&str; 4] = [
+const EXTRA: [&str; 6] = [
     "cluster-network-policy",
     "kubelet-serving-approver",
+    "reload",
     "service-lb",
+    "sharing",
     "volumesnapshot",
 ];
 

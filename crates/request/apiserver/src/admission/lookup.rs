@@ -21,6 +21,8 @@ pub struct Lookup {
     /// By their keys, with what they were decoded from: several plug-ins ask for the same namespace and account, for each pod.
     kept: Mutex<HashMap<Bytes, (Arc<Entry>, Object)>>,
     pub webhooks: Webhooks,
+    /// Nobody else is asked.
+    pub is_alone: bool,
 }
 
 impl Lookup {
@@ -30,7 +32,12 @@ impl Lookup {
             user: Arc::new(UserInfo::api_server()),
             kept: Mutex::default(),
             webhooks: Webhooks::default(),
+            is_alone: false,
         }
+    }
+    pub fn alone(mut self, is_alone: bool) -> Self {
+        self.is_alone = is_alone;
+        self
     }
     pub fn engine(&self) -> &Engine {
         &self.engine

@@ -105,6 +105,9 @@ fn set_identity(headers: &mut HeaderMap, user: &UserInfo) -> Result<(), String> 
 pub async fn target(server: &ServerState, service: &Remote) -> ApiResult<Target> {
     let (namespace, name) = (&service.namespace, &service.service);
     let unavailable = |text: String| ApiError::new(Reason::ServiceUnavailable, text);
+    if server.config.alone {
+        return Err(unavailable(crate::webhook::ALONE.into()));
+    }
     let none = || unavailable(format!("no endpoints available for service {name:?}"));
     let path = format!("/api/v1/namespaces/{namespace}/services/{name}");
     let found = server

@@ -81,6 +81,8 @@ pub struct Config {
     pub host: Option<String>,
     /// Whether this server's address goes into the Endpoints of the service `kubernetes`.
     pub publish_kubernetes_service: bool,
+    /// Nobody else is asked by it: no nodes, pods, webhooks or extension servers. For a copy of a cluster, whose objects lead to what the cluster itself has.
+    pub alone: bool,
     /// What the program was told, for `/flagz`; `None`: that isn't served.
     pub flags: Option<Arc<Flags>>,
     /// Tells what is done for requests, step by step.
@@ -141,6 +143,7 @@ impl Config {
             peers: Peer::beside(),
             host: None,
             publish_kubernetes_service: true,
+            alone: false,
             flags: None,
             tracer: keelson_trace::Tracer::none(),
             measures: Measures::default(),

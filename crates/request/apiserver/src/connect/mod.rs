@@ -48,6 +48,9 @@ pub async fn serve(server: &Arc<ServerState>, context: RequestContext, request: 
 }
 
 async fn connect(server: &Arc<ServerState>, context: &RequestContext, request: Request) -> ApiResult<Response> {
+    if server.config.alone {
+        return Err(unreachable(crate::webhook::ALONE));
+    }
     let info = &context.info;
     match (info.resource.as_str(), info.subresource.as_str()) {
         ("pods", "log") => log::serve(server, context, request).await,

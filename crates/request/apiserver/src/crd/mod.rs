@@ -61,9 +61,10 @@ pub struct CustomResources {
 }
 
 impl CustomResources {
-    pub fn new(engine: Arc<Engine>, loopback: Loopback, openapi: OpenApi) -> Arc<CustomResources> {
+    /// `is_alone`: no webhooks are asked for conversions.
+    pub fn new(engine: Arc<Engine>, loopback: Loopback, openapi: OpenApi, is_alone: bool) -> Arc<CustomResources> {
         Arc::new(CustomResources {
-            lookup: Arc::new(Lookup::new(engine.clone())),
+            lookup: Arc::new(Lookup::new(engine.clone()).alone(is_alone)),
             engine,
             loopback,
             openapi,
