@@ -25,7 +25,7 @@ const REFLECTOR_NAMES: [&str; 2] = [
 /// Of a namespace that takes nothing.
 const REFUSES: &str = "keelson.dev/take-shared";
 /// What stands there is believed by components of the cluster.
-const SYSTEM: &str = "kube-";
+const SYSTEM: [&str; 2] = ["kube-", "keelson-"];
 /// What an expression may become.
 const LARGEST: usize = 1 << 16;
 
@@ -92,7 +92,7 @@ fn takes(source: &str, namespace: &Namespace) -> bool {
         .as_ref()
         .is_some_and(|s| s.phase.as_deref() == Some("Terminating"));
     name != source
-        && !name.starts_with(SYSTEM)
+        && !SYSTEM.iter().any(|begin| name.starts_with(begin))
         && refuses.is_none_or(|text| text != "false")
         && !is_ending
         && !namespace.is_deleting()
@@ -167,7 +167,9 @@ mod tests {
         let includes = |namespace: &Namespace| everywhere.include("infra", namespace);
         assert!(includes(&namespace("shop", json!({}), json!({}))));
         assert!(!includes(&namespace("shop", json!({}), json!({REFUSES: "false"}))));
-        assert!(!includes(&namespace("kube-public", json!({}), json!({}))));
+        for system in ["kube-public", "keelson-ingress"] {
+            assert!(!includes(&namespace(system, json!({}), json!({}))), "{system}");
+        }
         let mut ending = namespace("shop", json!({}), json!({}));
         ending.status.get_or_insert_default().phase = Some("Terminating".into());
         assert!(!includes(&ending));
