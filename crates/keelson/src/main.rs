@@ -42,6 +42,7 @@ mod metrics;
 mod node;
 mod notify;
 mod peers;
+mod port_forward;
 mod process;
 mod registry;
 mod revoke;
@@ -179,6 +180,9 @@ enum Command {
     /// Try something on a copy of the cluster, which ends with the command: what would change, move, wait or be refused
     #[command(after_help = fork::AFTER_HELP)]
     Fork(fork::Options),
+    /// Have ports of a pod on this machine, TCP and UDP
+    #[command(after_help = port_forward::AFTER_HELP)]
+    PortForward(port_forward::Options),
     /// Ask this server's audit log who did something
     Audit(audit::Options),
     /// Print what completes commands in a shell: source it, or put it where the shell looks
@@ -331,6 +335,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Top(options) => containers::top::main(options),
         Command::Simulate(options) => simulate::main(*options),
         Command::Fork(options) => fork::main(options),
+        Command::PortForward(options) => port_forward::main(options),
         Command::Audit(options) => audit::main(options),
         Command::Completion { shell } => {
             print!("{}", install::completion(shell));

@@ -28,4 +28,5 @@ pub use cri::import_request;
 pub use records::unreadable as unreadable_records;
 pub use runtime::Runtime;
 pub use streaming::client as streams;
+pub use streaming::datagrams;
 pub use uninstall::{Removed, uninstall};

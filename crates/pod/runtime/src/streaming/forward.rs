@@ -56,7 +56,8 @@ pub async fn spdy(runtime: Arc<Inner>, sandbox: String, mut streams: mpsc::Recei
                 };
                 let (runtime, sandbox) = (runtime.clone(), sandbox.clone());
                 tokio::spawn(async move {
-                    forward(&runtime, &sandbox, port, data.receiver, data.sender, error.sender).await;
+                    let (data, error) = ((data.receiver, data.sender), error.sender);
+                    stream(runtime, sandbox, port, data, error).await;
                 });
             }
             _ if halves.len() < MAX_HALVES => drop(halves.insert(request, (opened, now))),
@@ -65,8 +66,17 @@ pub async fn spdy(runtime: Arc<Inner>, sandbox: String, mut streams: mpsc::Recei
     }
 }
 
-/// Pairs of numbered channels: an even one for data, the next for an error, in the order of the ports asked for.
-pub async fn websocket(runtime: Arc<Inner>, sandbox: String, ports: Vec<i32>, mut channels: Channels) {
+/// Pairs of numbered channels: an even one for data, the next for an error, in the order of the ports asked for. `forward`: what becomes of each.
+pub async fn websocket<Forward, Done>(
+    runtime: Arc<Inner>,
+    sandbox: String,
+    ports: Vec<i32>,
+    mut channels: Channels,
+    forward: Forward,
+) where
+    Forward: Fn(Arc<Inner>, String, u16, (Incoming, Sender), Sender) -> Done,
+    Done: Future<Output = ()> + Send + 'static,
+{
     let mut tasks = Vec::new();
     for (i, port) in ports.iter().enumerate() {
         let (data, error) = (channels.sender(2 * i as u32), channels.sender(2 * i as u32 + 1));
@@ -78,18 +88,29 @@ pub async fn websocket(runtime: Arc<Inner>, sandbox: String, ports: Vec<i32>, mu
             return;
         }
         if let Some(receiver) = channels.receiver(2 * i) {
-            let (runtime, sandbox) = (runtime.clone(), sandbox.clone());
-            tasks.push(tokio::spawn(async move {
-                forward(&runtime, &sandbox, port, receiver, data, error).await
-            }));
+            let data = (receiver, data);
+            tasks.push(tokio::spawn(forward(
+                runtime.clone(),
+                sandbox.clone(),
+                port,
+                data,
+                error,
+            )));
         }
     }
     drop(channels);
     futures::future::join_all(tasks).await;
 }
 
-async fn forward(runtime: &Arc<Inner>, sandbox: &str, port: u16, receiver: Incoming, data: Sender, error: Sender) {
-    let result = match connect(runtime, sandbox, port).await {
+/// One connection.
+pub async fn stream(
+    runtime: Arc<Inner>,
+    sandbox: String,
+    port: u16,
+    (receiver, data): (Incoming, Sender),
+    error: Sender,
+) {
+    let result = match connect(&runtime, &sandbox, port).await {
         Ok(stream) => carry(stream, receiver, &data).await,
         Err(why) => {
             data.end().await;
@@ -144,25 +165,11 @@ async fn carry(stream: TcpStream, mut receiver: Incoming, data: &Sender) -> io::
 
 /// To the pod's localhost, IPv4 first.
 async fn connect(runtime: &Arc<Inner>, sandbox: &str, port: u16) -> io::Result<TcpStream> {
-    let sandbox = runtime
-        .sandbox(sandbox)
-        .filter(|s| s.is_ready())
-        .ok_or_else(|| io::Error::other("sandbox container is not running"))?;
-    let own_network = sandbox.record.lock().own_network;
-    let namespace = sandbox.shim.namespace("net");
-    let connected = tokio::task::spawn_blocking(move || {
-        let dial = || {
-            let at = |ip: IpAddr| std::net::TcpStream::connect_timeout(&SocketAddr::new(ip, port), CONNECT_TIMEOUT);
-            at(Ipv4Addr::LOCALHOST.into()).or_else(|first| at(Ipv6Addr::LOCALHOST.into()).map_err(|_| first))
-        };
-        if !own_network {
-            return dial();
-        }
-        let namespace = keelson_sys::process::open_namespace(&namespace)?;
-        keelson_sys::process::in_network_namespace(&namespace, dial)?
-    })
-    .await
-    .map_err(io::Error::other)?;
+    let dial = move || {
+        let at = |ip: IpAddr| std::net::TcpStream::connect_timeout(&SocketAddr::new(ip, port), CONNECT_TIMEOUT);
+        at(Ipv4Addr::LOCALHOST.into()).or_else(|first| at(Ipv6Addr::LOCALHOST.into()).map_err(|_| first))
+    };
+    let connected = inside(runtime, sandbox, dial).await?;
     let connected = connected.map_err(|e| {
         io::Error::new(
             e.kind(),
@@ -173,7 +180,29 @@ async fn connect(runtime: &Arc<Inner>, sandbox: &str, port: u16) -> io::Result<T
     TcpStream::from_std(connected)
 }
 
-fn words(error: &io::Error) -> String {
+/// Has something done in a pod's network.
+pub async fn inside<T: Send + 'static>(
+    runtime: &Arc<Inner>,
+    sandbox: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    let sandbox = runtime
+        .sandbox(sandbox)
+        .filter(|s| s.is_ready())
+        .ok_or_else(|| io::Error::other("sandbox container is not running"))?;
+    let own_network = sandbox.record.lock().own_network;
+    let namespace = sandbox.shim.namespace("net");
+    let done = tokio::task::spawn_blocking(move || {
+        if !own_network {
+            return Ok(work());
+        }
+        let namespace = keelson_sys::process::open_namespace(&namespace)?;
+        keelson_sys::process::in_network_namespace(&namespace, work)
+    });
+    done.await.map_err(io::Error::other)?
+}
+
+pub fn words(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
         None => error.to_string(),

@@ -1,13 +1,14 @@
 //! Exec, attach and port-forward.
 //!
 //! The kubelet and the API server pass upgraded connections straight through, so this is the only place that knows the
-//! protocols clients speak: SPDY/3.1 and WebSocket. A CRI call yields an address with a token that works once, for a
+//! protocols clients speak: SPDY/3.1 and WebSocket, and one of our own for [`datagrams`]. A CRI call yields an address with a token that works once, for a
 //! minute; whoever has it may connect, so the server listens on loopback only. The other side, for commands on the node and any runtime's
 //! streams, is [`client`].
 
 mod channel;
 pub mod client;
 mod command;
+pub mod datagrams;
 mod forward;
 mod negotiate;
 mod spdy;
@@ -33,6 +34,7 @@ pub use sync::exec_sync;
 
 use crate::runtime::Inner;
 use negotiate::{Carrier, Offer};
+use websocket::Encoding;
 
 /// How long a token works, and how many may wait; both as upstream.
 const TOKEN_LIFE: Duration = Duration::from_secs(60);
@@ -227,7 +229,18 @@ async fn run(runtime: Arc<Inner>, job: Job, carrier: Carrier, io: TokioIo<hyper:
             }
             Carrier::WebSocket { encoding, .. } => {
                 let channels = websocket::channels(io, 2 * request.port.len(), encoding).await;
-                forward::websocket(runtime, request.pod_sandbox_id, request.port, channels).await;
+                forward::websocket(runtime, request.pod_sandbox_id, request.port, channels, forward::stream).await;
+            }
+            Carrier::Datagrams => {
+                let channels = websocket::channels(io, 2 * request.port.len(), Encoding::Binary).await;
+                forward::websocket(
+                    runtime,
+                    request.pod_sandbox_id,
+                    request.port,
+                    channels,
+                    datagrams::forward,
+                )
+                .await;
             }
         },
     }

@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::channel::{Incoming, Sender, Streams};
 use super::websocket::{self, Encoding};
-use super::{Answer, spdy};
+use super::{Answer, datagrams, spdy};
 
 pub const SPDY: &str = "SPDY/3.1";
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
@@ -32,7 +32,12 @@ const COMMAND_WEBSOCKET: [&str; 5] = [
 ];
 const FORWARD_SPDY: [&str; 1] = ["portforward.k8s.io"];
 const FORWARD_TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
-const FORWARD_WEBSOCKET: [&str; 3] = [FORWARD_TUNNEL, "v4.channel.k8s.io", "v4.base64.channel.k8s.io"];
+const FORWARD_WEBSOCKET: [&str; 4] = [
+    FORWARD_TUNNEL,
+    "v4.channel.k8s.io",
+    "v4.base64.channel.k8s.io",
+    datagrams::PROTOCOL,
+];
 
 /// What carries the streams.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,6 +52,8 @@ pub enum Carrier {
     },
     /// SPDY in WebSocket messages.
     Tunnel,
+    /// WebSocket messages that are datagrams.
+    Datagrams,
 }
 
 /// What was agreed on.
@@ -104,6 +111,7 @@ impl Offer {
             };
             let carrier = match name {
                 FORWARD_TUNNEL => Carrier::Tunnel,
+                datagrams::PROTOCOL => Carrier::Datagrams,
                 _ => Carrier::WebSocket {
                     encoding,
                     json_status: false,
@@ -230,7 +238,7 @@ where
                 }
             }
         }
-        Carrier::Tunnel => None,
+        Carrier::Tunnel | Carrier::Datagrams => None,
     }
 }
 
@@ -331,6 +339,9 @@ mod tests {
         assert_eq!(response.headers()["sec-websocket-protocol"], "v5.channel.k8s.io");
         let tunnel = Offer::of_port_forward(&websocket("SPDY/3.1+portforward.k8s.io")).unwrap();
         assert_eq!(tunnel.carrier, Carrier::Tunnel);
+        let datagrams = Offer::of_port_forward(&websocket(datagrams::PROTOCOL)).unwrap();
+        assert_eq!(datagrams.carrier, Carrier::Datagrams);
+        assert!(Offer::of_command(&websocket(datagrams::PROTOCOL)).is_err());
     }
 
     #[test]

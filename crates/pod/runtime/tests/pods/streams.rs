@@ -1,10 +1,13 @@
 //! Exec, attach and port-forward as clients use them, over WebSocket; and exec over SPDY, by the side that commands on a node have.
 
+use std::collections::HashMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::{SinkExt, StreamExt};
 use keelson_cri::v1::*;
+use keelson_runtime::datagrams;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -23,6 +26,7 @@ tests![
     attach_joins_a_container,
     who_attached_to_write_leaves_when_he_has,
     ports_are_forwarded,
+    datagrams_are_forwarded_by_sender,
     a_connection_that_is_reset_is_no_failure,
     tokens_work_once,
 ];
@@ -431,6 +435,100 @@ async fn ports_are_forwarded() -> Result<()> {
             }
         }
     }
+    machine.remove(&sandbox).await?;
+    machine.assert_clean()
+}
+
+/// Answers whoever sends with his port and what he sent, on this port of the network of the process with this command line.
+fn echo(port: u16, of: &str) -> Result<()> {
+    let has = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0)
+            .eq(of.split(' ').map(str::as_bytes).chain([&b""[..]]))
+    };
+    let all = std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let pid = all.into_iter().find(has).context("no such process")?;
+    let network = keelson_sys::process::open_namespace(Path::new(&format!("/proc/{pid}/ns/net")))?;
+    let bind = || std::net::UdpSocket::bind(("127.0.0.1", port));
+    let socket = keelson_sys::process::in_network_namespace(&network, bind)??;
+    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 65536];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let answer = [format!("{} ", from.port()).as_bytes(), &buffer[..length]].concat();
+            socket.send_to(&answer, from).unwrap();
+        }
+    });
+    Ok(())
+}
+
+async fn datagrams_are_forwarded_by_sender() -> Result<()> {
+    let machine = Machine::new().await?;
+    let pod = machine.pod("p");
+    let sandbox = machine.run_pod(&pod).await?;
+    machine
+        .run(&sandbox, &pod, command("c", &["sleep", "87654321"]))
+        .await?;
+    echo(5353, "sleep 87654321")?;
+    let request = PortForwardRequest {
+        pod_sandbox_id: sandbox.clone(),
+        port: vec![5353, 9],
+    };
+    let url = machine
+        .cri
+        .runtime
+        .clone()
+        .port_forward(request)
+        .await?
+        .into_inner()
+        .url;
+    let mut client = connect(&url, datagrams::PROTOCOL).await?;
+    let large = "x".repeat(60_000);
+    for (channel, sender, text) in [
+        (0, 1, "ping"),
+        (0, 2, "ping"),
+        (2, 1, "ping"),
+        (0, 1, large.as_str()),
+        (0, 2, ""),
+    ] {
+        client
+            .send(on(channel, &datagrams::joined(sender, text.as_bytes())))
+            .await?;
+    }
+    let mut answers: HashMap<u32, Vec<String>> = HashMap::new();
+    let mut told = String::new();
+    while told.is_empty() || answers.values().map(Vec::len).sum::<usize>() < 4 {
+        let message = tokio::time::timeout(Duration::from_secs(20), client.next()).await?;
+        let Message::Binary(message) = message.context("closed")?? else {
+            continue;
+        };
+        let text = message.slice(1..);
+        match message[0] {
+            // The port's number comes first on each channel.
+            _ if text == 5353u16.to_le_bytes()[..] || text == 9u16.to_le_bytes()[..] => {}
+            0 => {
+                let (sender, datagram) = datagrams::parted(text).context("no sender")?;
+                answers
+                    .entry(sender)
+                    .or_default()
+                    .push(String::from_utf8(datagram.into())?);
+            }
+            3 => told += &String::from_utf8_lossy(&text),
+            other => anyhow::bail!("channel {other} says {text:?}"),
+        }
+    }
+    let (first, second) = (&answers[&1], &answers[&2]);
+    let port = |answer: &str| answer.split(' ').next().map(str::to_owned);
+    ensure!(
+        port(&first[0]) == port(&first[1]) && port(&second[0]) == port(&second[1]),
+        "a sender's address changes"
+    );
+    ensure!(port(&first[0]) != port(&second[0]), "two senders have one address");
+    ensure!(
+        first[0].ends_with(" ping") && first[1].ends_with(&large) && second[1].ends_with(' '),
+        "what was sent"
+    );
+    ensure!(told.contains("9/udp") && told.contains("refused"), "{told:?}");
     machine.remove(&sandbox).await?;
     machine.assert_clean()
 }
