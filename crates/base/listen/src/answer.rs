@@ -21,6 +21,10 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug)]
 pub struct WriteBy(pub Instant);
 
+/// An extension of a response: its connection takes no more requests, what is under way on it goes on.
+#[derive(Clone, Copy, Debug)]
+pub struct LastOne;
+
 type Boxed = UnsyncBoxBody<Bytes, BoxError>;
 
 /// What the connection keeps of an answer that has a time.

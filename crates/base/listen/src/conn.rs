@@ -1,6 +1,6 @@
 //! One connection: what is under way on it, and what it is waited for until when.
 
-use crate::answer::{Outgoing, Slot, WriteBy};
+use crate::answer::{LastOne, Outgoing, Slot, WriteBy};
 use crate::io::Watched;
 use crate::peers::Place;
 use crate::{Limits, Server};
@@ -232,14 +232,19 @@ impl<S: Server> Connection<S> {
             conn.speaks_http2();
         }
         let (server, ours, default, unread) = (self.server, conn.clone(), limits.answer, limits.unread);
+        let leaving = self.stop.child_token();
+        let leave = leaving.clone();
         let service = service_fn(move |request: http::Request<Incoming>| {
             let open = ours.begin();
             if !http2 && request.version() == http::Version::HTTP_2 {
                 ours.speaks_http2();
             }
-            let (server, peer, conn) = (server.clone(), peer.clone(), ours.clone());
+            let (server, peer, conn, leave) = (server.clone(), peer.clone(), ours.clone(), leave.clone());
             async move {
                 let answer = server.answer(&peer, request).await;
+                if answer.extensions().get::<LastOne>().is_some() {
+                    leave.cancel();
+                }
                 let by = answer.extensions().get::<WriteBy>().map(|by| by.0);
                 let by = by.or_else(|| default.map(|time| Instant::now() + time));
                 Ok::<_, Infallible>(answer.map(|body| Outgoing::new(body, by, unread, &conn, open)))
@@ -272,7 +277,7 @@ impl<S: Server> Connection<S> {
                 return served.map_err(|e| anyhow::anyhow!(e));
             }
             why = watching.as_mut() => why,
-            () = self.stop.cancelled() => {
+            () = leaving.cancelled() => {
                 serving.as_mut().graceful_shutdown();
                 tokio::select! {
                     served = serving.as_mut() => return served.map_err(|e| anyhow::anyhow!(e)),

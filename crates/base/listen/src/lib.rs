@@ -11,18 +11,21 @@ mod conn;
 mod io;
 mod peers;
 
-pub use answer::WriteBy;
+pub use answer::{LastOne, WriteBy};
 pub use peers::Peers;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
+use rustls::ServerConfig;
+use rustls::server::{Acceptor, ClientHello, ServerConnection};
 use rustls_pki_types::CertificateDer;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -42,6 +45,10 @@ pub trait Server: Send + Sync + 'static {
         certificates: Option<&[CertificateDer<'_>]>,
         ended: &CancellationToken,
     ) -> Self::Peer;
+    /// The same with all that is known of a TLS session.
+    fn secured(&self, remote: SocketAddr, session: &ServerConnection, ended: &CancellationToken) -> Self::Peer {
+        self.connected(remote, session.peer_certificates(), ended)
+    }
     /// Requests at once on this peer's HTTP/2 connection, where that is another number than [`Limits::streams`].
     fn streams(&self, _peer: &Self::Peer) -> Option<u32> {
         None
@@ -84,6 +91,15 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+/// By what a TLS session is made, for what its client says first.
+pub type ByHello = Arc<dyn Fn(&ClientHello<'_>) -> Arc<ServerConfig> + Send + Sync>;
+
+#[derive(Clone)]
+enum Tls {
+    One(TlsAcceptor),
+    ByHello(ByHello),
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
@@ -111,12 +127,23 @@ const LAST_COME: Duration = Duration::from_millis(200);
 /// Serves `socket` until `stop`, then lets open requests end.
 pub async fn run<S: Server>(
     socket: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    tls: Arc<ServerConfig>,
     server: Arc<S>,
     limits: Limits,
     stop: CancellationToken,
 ) -> Result<()> {
-    accept(socket, Some(TlsAcceptor::from(tls)), server, limits, stop).await
+    accept(socket, Some(Tls::One(TlsAcceptor::from(tls))), server, limits, stop).await
+}
+
+/// The same where sessions differ.
+pub async fn run_by_hello<S: Server>(
+    socket: TcpListener,
+    tls: ByHello,
+    server: Arc<S>,
+    limits: Limits,
+    stop: CancellationToken,
+) -> Result<()> {
+    accept(socket, Some(Tls::ByHello(tls)), server, limits, stop).await
 }
 
 /// The same without TLS: HTTP/1.1, and HTTP/2 from who begins with it.
@@ -131,7 +158,7 @@ pub async fn run_plain<S: Server>(
 
 async fn accept<S: Server>(
     socket: TcpListener,
-    acceptor: Option<TlsAcceptor>,
+    acceptor: Option<Tls>,
     server: Arc<S>,
     limits: Limits,
     stop: CancellationToken,
@@ -140,8 +167,7 @@ async fn accept<S: Server>(
     let limits = Arc::new(limits);
     let tasks = TaskTracker::new();
     let leaving = CancellationToken::new();
-    let offered = acceptor.as_ref().map(|acceptor| &acceptor.config().alpn_protocols);
-    let without_http2 = offered.is_some_and(|all| !all.is_empty() && !all.iter().any(|p| p == b"h2"));
+    let without_http2 = acceptor.as_ref().is_some_and(Tls::without_http2);
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
@@ -188,11 +214,30 @@ async fn accept<S: Server>(
     Ok(())
 }
 
-async fn serve<S: Server>(
-    connection: conn::Connection<S>,
-    stream: TcpStream,
-    acceptor: Option<TlsAcceptor>,
-) -> Result<()> {
+impl Tls {
+    fn without_http2(&self) -> bool {
+        match self {
+            Tls::One(acceptor) => {
+                let all = &acceptor.config().alpn_protocols;
+                !all.is_empty() && !all.iter().any(|p| p == b"h2")
+            }
+            Tls::ByHello(_) => false,
+        }
+    }
+
+    async fn shake(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        match self {
+            Tls::One(acceptor) => acceptor.accept(stream).await,
+            Tls::ByHello(choose) => {
+                let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+                let config = choose(&hello.client_hello());
+                hello.into_stream(config).await
+            }
+        }
+    }
+}
+
+async fn serve<S: Server>(connection: conn::Connection<S>, stream: TcpStream, acceptor: Option<Tls>) -> Result<()> {
     stream.set_nodelay(true)?;
     let keep_alive = socket2::TcpKeepalive::new()
         .with_time(KEEP_ALIVE)
@@ -205,7 +250,7 @@ async fn serve<S: Server>(
     };
     let ended = connection.place.conn().ended();
     let shaken = tokio::select! {
-        shaken = tokio::time::timeout(connection.limits.handshake, acceptor.accept(stream)) => shaken,
+        shaken = tokio::time::timeout(connection.limits.handshake, acceptor.shake(stream)) => shaken,
         () = ended.cancelled() => anyhow::bail!("its place was needed"),
         () = connection.stop.cancelled() => return Ok(()),
     };
@@ -213,9 +258,7 @@ async fn serve<S: Server>(
     let shaken = shaken.and_then(|shaken| shaken.context("the TLS handshake failed"));
     let tls = shaken.inspect_err(|_| connection.server.no_handshake())?;
     let session = tls.get_ref().1;
-    let peer = connection
-        .server
-        .connected(connection.remote, session.peer_certificates(), ended);
+    let peer = connection.server.secured(connection.remote, session, ended);
     let http2 = session.alpn_protocol() == Some(b"h2");
     connection.serve(tls, peer, http2).await
 }
