@@ -3,7 +3,7 @@
 //! A service's target ports are the ports on the nodes; they stay what they are for as long as the service has the port. Traffic stays on
 //! the node that it comes to, so backends are told whose it is.
 
-use crate::plan::{Front, Owner};
+use crate::plan::{Front, Owner, Written};
 use crate::table::Outer;
 use crate::{LABEL, NAMESPACE, PORTS};
 use k8s_openapi::api::core::v1::{Node, Service, ServicePort, ServiceSpec};
@@ -27,6 +27,9 @@ pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const US: &str = "keelson-ingress";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const SLICES_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// The keys of labels and annotations that a Gateway's owner put there, with commas between them.
+pub const LABELED: &str = "keelson.dev/front-labels";
+pub const ANNOTATED: &str = "keelson.dev/front-annotations";
 /// What a load balancer says of itself: why there is no address.
 const CONDITION: &str = "keelson.dev/LoadBalancer";
 /// Its reason where others have ports.
@@ -64,6 +67,7 @@ pub fn read(service: &Service) -> Option<(Owner, Front)> {
     front.wished = wished.collect();
     let without = annotations.and_then(|a| a.get(WITHOUT)).map(String::as_str);
     front.without = without.unwrap_or_default().split(',').filter_map(outer).collect();
+    front.written = written(service);
     let status = service.status.clone().unwrap_or_default();
     front.addresses = status.load_balancer.and_then(|b| b.ingress).unwrap_or_default();
     let said = status.conditions.into_iter().flatten().find(|c| c.type_ == CONDITION);
@@ -71,6 +75,32 @@ pub fn read(service: &Service) -> Option<(Owner, Front)> {
     front.taken = said.as_ref().is_some_and(|c| c.reason == TAKEN);
     front.refused = said.map(|c| c.message);
     Some((owner, front))
+}
+
+/// What a Gateway's owner has put on it; what others have is theirs.
+fn written(service: &Service) -> Written {
+    let labels = service.metadata.labels.clone().unwrap_or_default();
+    let annotations = service.metadata.annotations.clone().unwrap_or_default();
+    let of = |all: &BTreeMap<String, String>, keys: &str| {
+        let keys = annotations.get(keys).map(String::as_str).unwrap_or_default();
+        let all = keys
+            .split(',')
+            .filter_map(|key| Some((key.to_string(), all.get(key)?.clone())));
+        all.collect()
+    };
+    Written {
+        labels: of(&labels, LABELED),
+        annotations: of(&annotations, ANNOTATED),
+    }
+}
+
+/// Takes away what was put there before.
+pub fn wipe(service: &mut Service) {
+    let before = written(service);
+    let labels = service.metadata.labels.get_or_insert_default();
+    labels.retain(|key, _| !before.labels.contains_key(key));
+    let annotations = service.metadata.annotations.get_or_insert_default();
+    annotations.retain(|key, _| !before.annotations.contains_key(key) && ![LABELED, ANNOTATED].contains(&key.as_str()));
 }
 
 /// A port as [`WITHOUT`] has it.
@@ -140,6 +170,13 @@ pub fn assign(
     all
 }
 
+/// Ours count where both have a key.
+fn with(others: &BTreeMap<String, String>, ours: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut all = others.clone();
+    all.extend(ours);
+    all
+}
+
 fn labels(owner: &Owner) -> BTreeMap<String, String> {
     let kind = match owner {
         Owner::Ingress => "ingress",
@@ -159,7 +196,13 @@ fn port_name(port: Outer) -> String {
     }
 }
 
-pub fn service(owner: &Owner, ports: &BTreeMap<Outer, u16>, wished: &[IpAddr], without: &BTreeSet<Outer>) -> Service {
+pub fn service(
+    owner: &Owner,
+    ports: &BTreeMap<Outer, u16>,
+    wished: &[IpAddr],
+    without: &BTreeSet<Outer>,
+    written: &Written,
+) -> Service {
     let port = |(port, at): (&Outer, &u16)| ServicePort {
         name: Some(port_name(*port)),
         protocol: Some(port.transport().into()),
@@ -167,7 +210,13 @@ pub fn service(owner: &Owner, ports: &BTreeMap<Outer, u16>, wished: &[IpAddr], w
         target_port: Some(IntOrString::Int(i32::from(*at))),
         ..ServicePort::default()
     };
-    let mut annotations = BTreeMap::new();
+    let mut annotations = written.annotations.clone();
+    for (key, all) in [(LABELED, &written.labels), (ANNOTATED, &written.annotations)] {
+        let keys: Vec<&str> = all.keys().map(String::as_str).collect();
+        if !keys.is_empty() {
+            annotations.insert(key.to_string(), keys.join(","));
+        }
+    }
     if let Owner::Gateway(key) = owner {
         annotations.insert(OF.to_string(), key.to_string());
     }
@@ -183,7 +232,7 @@ pub fn service(owner: &Owner, ports: &BTreeMap<Outer, u16>, wished: &[IpAddr], w
         metadata: ObjectMeta {
             name: Some(name(owner)),
             namespace: Some(NAMESPACE.into()),
-            labels: Some(labels(owner)),
+            labels: Some(with(&written.labels, labels(owner))),
             annotations: (!annotations.is_empty()).then_some(annotations),
             ..ObjectMeta::default()
         },
@@ -200,8 +249,13 @@ pub fn service(owner: &Owner, ports: &BTreeMap<Outer, u16>, wished: &[IpAddr], w
 }
 
 /// The nodes that serve, as endpoints of a front: a slice a family.
-pub fn slices(owner: &Owner, ports: &BTreeMap<Outer, u16>, nodes: &[Arc<Node>]) -> Vec<EndpointSlice> {
-    let mut labels = labels(owner);
+pub fn slices(
+    owner: &Owner,
+    ports: &BTreeMap<Outer, u16>,
+    nodes: &[Arc<Node>],
+    written: &Written,
+) -> Vec<EndpointSlice> {
+    let mut labels = with(&written.labels, labels(owner));
     labels.insert(SERVICE_NAME.into(), name(owner));
     labels.insert(SLICES_BY.into(), US.into());
     let port = |(port, at): (&Outer, &u16)| EndpointPort {
@@ -218,6 +272,7 @@ pub fn slices(owner: &Owner, ports: &BTreeMap<Outer, u16>, nodes: &[Arc<Node>]) 
                 name: Some(format!("{}-{}", name(owner), if v6 { "ipv6" } else { "ipv4" })),
                 namespace: Some(NAMESPACE.into()),
                 labels: Some(labels.clone()),
+                annotations: (!written.annotations.is_empty()).then(|| written.annotations.clone()),
                 ..ObjectMeta::default()
             },
             address_type: if v6 { "IPv6" } else { "IPv4" }.into(),
@@ -320,19 +375,66 @@ mod tests {
                 IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
             ];
             let without: BTreeSet<Outer> = [6443u16.into(), Outer { number: 53, udp: true }].into();
-            let (read, front) = read(&service(&owner, &ports, &wished, &without)).unwrap();
+            let pair = |k: &str| [(k.to_string(), "1".to_string())].into();
+            let written = Written {
+                labels: pair("team"),
+                annotations: pair("example.org/x"),
+            };
+            let (read, front) = read(&service(&owner, &ports, &wished, &without, &written)).unwrap();
             assert_eq!(
-                (read, front.ports, front.wished, front.without),
-                (owner, ports, wished, without)
+                (read, front.ports, front.wished, front.without, front.written),
+                (owner, ports, wished, without, written)
             );
         }
-        let mut strange = service(&Owner::Ingress, &given(&[(80, 22)]), &[], &BTreeSet::new());
+        let mut strange = service(
+            &Owner::Ingress,
+            &given(&[(80, 22)]),
+            &[],
+            &BTreeSet::new(),
+            &Written::default(),
+        );
         assert!(
             read(&strange).unwrap().1.ports.is_empty(),
             "only ports that are the gateway's are opened"
         );
         strange.metadata.labels = None;
         assert!(read(&strange).is_none());
+    }
+
+    #[test]
+    fn what_a_gateway_has_written_goes_with_it_and_what_others_have_stays() {
+        let all = |keys: &[&str]| keys.iter().map(|k| (k.to_string(), "1".to_string())).collect();
+        let written = Written {
+            labels: all(&["team", KIND]),
+            annotations: all(&["example.org/x", "example.org/y"]),
+        };
+        let ports = given(&[(80, 7690)]);
+        let mut service = service(&gateway("a"), &ports, &[], &BTreeSet::new(), &written);
+        assert_eq!(
+            service.metadata.labels.as_ref().unwrap()[KIND],
+            "gateway",
+            "what it is, we say"
+        );
+        service
+            .metadata
+            .labels
+            .as_mut()
+            .unwrap()
+            .insert("other".into(), "1".into());
+        service
+            .metadata
+            .annotations
+            .as_mut()
+            .unwrap()
+            .insert("other".into(), "1".into());
+        assert_eq!(read(&service).unwrap().1.written.annotations, written.annotations);
+        wipe(&mut service);
+        let labels: Vec<_> = service.metadata.labels.unwrap().into_keys().collect();
+        let annotations: Vec<_> = service.metadata.annotations.unwrap().into_keys().collect();
+        assert_eq!(
+            (labels, annotations),
+            (vec![MANAGED_BY.into(), "other".into()], vec![OF.into(), "other".into()])
+        );
     }
 
     #[test]
@@ -348,7 +450,16 @@ mod tests {
             node("n2", "none", "True"),
             node("n3", "true", "Unknown"),
         ];
-        let slices = slices(&Owner::Ingress, &given(&[(80, 7680)]), &nodes);
+        let written = Written {
+            labels: [("team".to_string(), "blue".to_string())].into(),
+            ..Written::default()
+        };
+        let slices = slices(&Owner::Ingress, &given(&[(80, 7680)]), &nodes, &written);
+        assert!(
+            slices
+                .iter()
+                .all(|s| s.metadata.labels.as_ref().unwrap()["team"] == "blue")
+        );
         assert_eq!(
             slices.iter().map(|s| s.name()).collect::<Vec<_>>(),
             ["ingress-ipv4", "ingress-ipv6"]

@@ -77,10 +77,43 @@ fields!(GatewaySpec {
     gateway_class_name: String,
     listeners: Vec<Listener>,
     addresses: Vec<Address>,
-    infrastructure: Option<serde_json::Value>,
+    infrastructure: Option<Infrastructure>,
     allowed_listeners: Option<AllowedListeners>,
-    tls: Option<serde_json::Value>,
+    tls: Option<GatewayTls>,
 });
+fields!(
+    /// For what is made on behalf of a Gateway.
+    Infrastructure {
+        labels: std::collections::BTreeMap<String, String>,
+        annotations: std::collections::BTreeMap<String, String>,
+        parameters_ref: Option<serde_json::Value>,
+    }
+);
+fields!(GatewayTls {
+    backend: Option<BackendTls>,
+    frontend: Option<FrontendTls>,
+});
+fields!(BackendTls {
+    client_certificate_ref: Option<Reference>,
+});
+fields!(FrontendTls {
+    default: PortTls,
+    per_port: Vec<TlsOfPort>,
+});
+fields!(TlsOfPort {
+    port: i32,
+    tls: PortTls,
+});
+fields!(PortTls {
+    validation: Option<ClientValidation>,
+});
+fields!(
+    /// Of clients' certificates.
+    ClientValidation {
+        ca_certificate_refs: Vec<Reference>,
+        mode: Option<String>,
+    }
+);
 fields!(AllowedListeners {
     namespaces: Option<FromNamespaces>,
 });

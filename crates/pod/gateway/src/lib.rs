@@ -16,7 +16,9 @@ pub mod node;
 pub mod plan;
 pub mod publish;
 pub mod serve;
+mod system;
 pub mod table;
+mod trust;
 mod world;
 
 /// Where services and certificates of the gateway are.

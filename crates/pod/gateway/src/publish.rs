@@ -7,11 +7,11 @@ mod copies;
 mod features;
 mod statuses;
 
+use crate::NAMESPACE;
 use crate::definitions::NAMES;
 use crate::fronts::{self, MANAGED_BY, US};
-use crate::plan::{Owner, Plan, World, ingress_is_ours, plan};
+use crate::plan::{Front, Owner, Plan, World, ingress_is_ours, plan};
 use crate::world::{Followed, follow};
-use crate::{NAMESPACE, plan as plans};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
@@ -138,8 +138,10 @@ async fn publish(rest: &Rest, waiting: &Waiting, asked: &Arc<Notify>, stop: &Can
         let gateways = waiting.gateways();
         followed.gateways(gateways);
         // What isn't read yet isn't wanted away, and what may never be read (another version of the definitions) keeps Ingresses from nothing.
-        let known = !gateways || followed.gateways_synced();
+        let before = !gateways || followed.gateways_synced();
         let (world, _) = followed.world();
+        // A Gateway that came in between may name what isn't followed yet.
+        let known = before && (!gateways || followed.gateways_synced());
         let plan = plan(&world);
         let written = async {
             publisher.fronts(&world, &plan, known, &nodes.store().list()).await?;
@@ -217,11 +219,19 @@ impl Publisher {
                 false => front.map(|f| &f.without),
             };
             let without = without.cloned().unwrap_or_default();
-            if front.is_none_or(|f| f.ports != *ports || f.wished != wished || f.without != without) {
+            let written = match plan.fronts.contains_key(owner) {
+                true => plan.written.get(owner),
+                false => front.map(|f| &f.written),
+            };
+            let written = written.cloned().unwrap_or_default();
+            let same =
+                |f: &Front| f.ports == *ports && f.wished == wished && f.without == without && f.written == written;
+            if !front.is_some_and(same) {
                 self.made.insert(owner.clone());
-                self.service(fronts::service(owner, ports, wished, &without)).await?;
+                let service = fronts::service(owner, ports, wished, &without, &written);
+                self.service(service).await?;
             }
-            let slices = fronts::slices(owner, ports, nodes);
+            let slices = fronts::slices(owner, ports, nodes, &written);
             self.slices(owner, slices).await?;
         }
         let known = world
@@ -249,7 +259,9 @@ impl Publisher {
             if let Some(spec) = &mut live.spec {
                 spec.ports = Some(of(&wanted));
             }
-            live.metadata.labels = wanted.metadata.labels.clone();
+            fronts::wipe(live);
+            let labels = live.metadata.labels.get_or_insert_default();
+            labels.extend(wanted.metadata.labels.clone().unwrap_or_default());
             let annotations = live.metadata.annotations.get_or_insert_default();
             annotations.remove(fronts::WISHED);
             annotations.remove(fronts::WITHOUT);
@@ -260,7 +272,11 @@ impl Publisher {
     }
 
     async fn slices(&mut self, owner: &Owner, wanted: Vec<EndpointSlice>) -> keelson_client::Result<()> {
-        let same = |a: &EndpointSlice, b: &EndpointSlice| a.endpoints == b.endpoints && a.ports == b.ports;
+        let same = |a: &EndpointSlice, b: &EndpointSlice| {
+            let (of_a, of_b) = (&a.metadata, &b.metadata);
+            let written = of_a.labels == of_b.labels && of_a.annotations == of_b.annotations;
+            written && a.endpoints == b.endpoints && a.ports == b.ports
+        };
         let names: BTreeSet<ObjectKey> = wanted.iter().map(ApiObject::key).collect();
         for slice in wanted {
             if self.written.get(&slice.key()).is_some_and(|known| same(known, &slice)) {
@@ -270,6 +286,8 @@ impl Publisher {
                 let differs = !same(live, &slice);
                 live.endpoints = slice.endpoints.clone();
                 live.ports = slice.ports.clone();
+                live.metadata.labels = slice.metadata.labels.clone();
+                live.metadata.annotations = slice.metadata.annotations.clone();
                 differs
             };
             self.slices.create_or_update(&slice, merge).await?;
@@ -294,7 +312,7 @@ impl Publisher {
 fn plans_same(live: &Service, wanted: &Service) -> bool {
     let front = |s: &Service| {
         fronts::read(s)
-            .map(|(owner, front): (plans::Owner, plans::Front)| (owner, front.ports, front.wished, front.without))
+            .map(|(owner, front): (Owner, Front)| (owner, front.ports, front.wished, front.without, front.written))
     };
     front(live) == front(wanted)
 }

@@ -3,13 +3,13 @@
 use http::{HeaderName, HeaderValue};
 use keelson_client::ObjectKey;
 use regex::Regex;
-use rustls_pki_types::CertificateDer;
-use sha2::{Digest, Sha256};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use crate::trust::{AltName, Authorities, ClientTrust, Trust, TrustId};
 
 /// By the port on the node that a request comes to.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -96,6 +96,8 @@ pub struct Listener {
     pub host: Host,
     /// Whose certificate is shown for which names.
     pub certificates: Vec<(Host, ObjectKey)>,
+    /// What clients have to show before anything is taken from them.
+    pub clients: Option<Arc<ClientTrust>>,
     /// A wildcard in a rule's host stands for one label (Ingress), not for any number (Gateway API).
     pub one_label: bool,
     /// By [`Host`]'s text, the rule that goes first before the others.
@@ -386,53 +388,6 @@ pub enum Protocol {
     Http1,
     /// HTTP/2 without TLS.
     H2c,
-}
-
-/// What a backend has to show in TLS before anything is sent to it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Trust {
-    /// Said in the hello; and looked for in the certificate, unless there are `names`.
-    pub host: String,
-    /// One of them has to be in the certificate.
-    pub names: Vec<AltName>,
-    /// Who may have signed it.
-    pub authorities: Vec<CertificateDer<'static>>,
-    pub id: TrustId,
-}
-
-/// Of all that is in it: a connection that was made for one is used for no other.
-pub type TrustId = [u8; 32];
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum AltName {
-    Host(String),
-    Uri(String),
-}
-
-impl Trust {
-    pub fn new(host: &str, names: Vec<AltName>, authorities: Vec<CertificateDer<'static>>) -> Trust {
-        let mut hash = Sha256::new();
-        let mut part = |kind: u8, bytes: &[u8]| {
-            hash.update([kind]);
-            hash.update((bytes.len() as u64).to_be_bytes());
-            hash.update(bytes);
-        };
-        part(0, host.as_bytes());
-        for name in &names {
-            match name {
-                AltName::Host(name) => part(1, name.as_bytes()),
-                AltName::Uri(name) => part(2, name.as_bytes()),
-            }
-        }
-        authorities.iter().for_each(|a| part(3, a));
-        let id = hash.finalize().into();
-        Trust {
-            host: host.into(),
-            names,
-            authorities,
-            id,
-        }
-    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

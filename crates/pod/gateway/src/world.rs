@@ -5,8 +5,9 @@ use crate::kinds::{
     BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, ReferenceGrant, TCPRoute, TLSRoute,
     UDPRoute,
 };
-use crate::plan::World;
+use crate::plan::{World, authorities_of_clients, by_system};
 use crate::serve::Certificates;
+use crate::system::System;
 use crate::{NAMESPACE, serve};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -42,6 +43,7 @@ pub struct Followed {
     slices: Option<Informer<EndpointSlice>>,
     pub gateway_api: Option<GatewayApi>,
     known: Mutex<BTreeMap<ObjectKey, Known>>,
+    system: System,
     leads_to: Arc<Mutex<LeadsTo>>,
 }
 
@@ -72,6 +74,25 @@ pub struct GatewayApi {
 }
 
 impl GatewayApi {
+    /// Whether somebody may name a ConfigMap.
+    fn asks_for_authorities(&self) -> bool {
+        let by_clients = |g: &Arc<Gateway>| authorities_of_clients(g).next().is_some();
+        !self.policies.store().is_empty() || self.gateways.store().list().iter().any(by_clients)
+    }
+
+    /// The publisher begins to follow them late; until it has them it takes nothing away and tells nothing.
+    fn has_authorities(&self) -> bool {
+        match self.authorities.get() {
+            Some(configs) => configs.is_synced(),
+            None => !self
+                .gateways
+                .store()
+                .list()
+                .iter()
+                .any(|g| authorities_of_clients(g).next().is_some()),
+        }
+    }
+
     fn has_youngest(&self) -> bool {
         self.tls_routes.is_synced()
             && self.tcp_routes.is_synced()
@@ -158,6 +179,7 @@ impl Followed {
             slices: node.then(|| slices(rest, &changed, &leads_to, stop)),
             gateway_api: None,
             known: Mutex::default(),
+            system: System::default(),
             leads_to,
             rest: rest.clone(),
             stop: stop.clone(),
@@ -173,7 +195,7 @@ impl Followed {
         }
         // Copies are few, and requests wait for what backends have to show: nodes follow them from the beginning.
         if let Some(api) = &self.gateway_api
-            && (self.slices.is_some() || !api.policies.store().is_empty())
+            && (self.slices.is_some() || api.asks_for_authorities())
         {
             api.authorities.get_or_init(|| self.follow_authorities(&api.named));
         }
@@ -249,8 +271,7 @@ impl Followed {
                 && g.grpc_routes.is_synced()
                 && g.grants.is_synced()
                 && (g.has_youngest() || Instant::now() >= g.patience)
-                // The publisher begins to follow them late; until it has them it takes nothing away and tells nothing.
-                && (self.slices.is_some() || g.authorities.get().is_none_or(Informer::is_synced))
+                && (self.slices.is_some() || g.has_authorities())
         })
     }
 
@@ -314,7 +335,11 @@ impl Followed {
             let refs = p.spec.validation.ca_certificate_refs.iter();
             refs.map(|r| ObjectKey::new(p.namespace(), &r.name))
         });
-        let named: BTreeSet<ObjectKey> = named.collect();
+        let of_clients = world.gateways.iter().flat_map(|g| authorities_of_clients(g));
+        let named: BTreeSet<ObjectKey> = named.chain(of_clients).collect();
+        if world.policies.iter().any(|p| by_system(&p.spec.validation)) {
+            world.system = self.system.authorities();
+        }
         // What becomes of them from here on is heard of.
         api.named.lock().clone_from(&named);
         let store = configs.store();

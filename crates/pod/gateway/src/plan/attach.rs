@@ -1,14 +1,15 @@
 //! Routes and the listeners that take them.
 
+use super::identity::{self, Identity};
 use super::listeners::{GATEWAY, SET};
 use super::rules::{GRPC, HTTP, Kind, Read, TCP, TLS, UDP, read};
 use super::status::{OfParent, Told};
 use super::trust::Policies;
 use super::{Plan, World};
 use crate::kinds::{AllowedRoutes, FromNamespaces, GROUP, Gateway, ParentRef, Route, RouteKind, RouteSpec};
-use crate::table::{Host, Outer, Rule, Speaks};
+use crate::table::{ClientTrust, Host, Outer, Rule, Speaks};
 use keelson_client::{ApiObject, ObjectKey, labels};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A gateway with its listeners.
@@ -16,6 +17,10 @@ pub struct Place {
     pub gateway: Arc<Gateway>,
     pub listeners: Vec<Listener>,
     pub sets: Vec<Set>,
+    /// What it shows to backends.
+    pub identity: Identity,
+    /// The ConfigMaps by which its clients are known.
+    pub authorities: BTreeSet<ObjectKey>,
 }
 
 /// A ListenerSet whose parent is the gateway.
@@ -43,6 +48,10 @@ pub struct Listener {
     pub conflict: Option<&'static str>,
     pub unresolved: Option<(&'static str, String)>,
     pub certificate: Option<ObjectKey>,
+    /// Another one that ends TLS on its port has some of its names.
+    pub overlaps: bool,
+    /// What clients have to show.
+    pub clients: Option<Arc<ClientTrust>>,
     pub attached: i32,
     pub hosts: BTreeMap<String, Vec<Rule>>,
 }
@@ -160,6 +169,7 @@ fn to(
             "No listener allows routes of this kind and namespace".into(),
         ));
     }
+    let rules = identity::rules(rules, &place.identity);
     let mut attached = false;
     for listener in allowed {
         let hosts = hosts(&listener.host, &spec.hostnames);

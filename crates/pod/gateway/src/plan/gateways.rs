@@ -1,16 +1,17 @@
 //! Gateways and their listeners: what each may take in, and what is told of it.
 
 use super::attach::{self, Place};
+use super::clients::{self, CHANGED};
 use super::listeners::{self, GATEWAY, Holder, Problem};
 use super::sets;
-use super::status::{OfGateway, OfListener, Told};
-use super::{Owner, Plan, World, created, shared};
+use super::status::{INSECURE, OVERLAPPING, OfGateway, OfListener, Told};
+use super::{Owner, Plan, World, created, identity, infrastructure, shared};
 use crate::GATEWAY_CONTROLLER;
 use crate::kinds::{Address, Gateway, GatewayClass};
 use crate::table::{self, Port};
 use keelson_client::{ApiObject, ObjectKey};
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -68,8 +69,12 @@ fn place(world: &World, gateway: &Arc<Gateway>) -> Place {
         gateway: gateway.clone(),
         listeners: listeners.collect(),
         sets: Vec::new(),
+        identity: identity::read(world, gateway),
+        authorities: BTreeSet::new(),
     };
     sets::add(world, &mut place);
+    place.authorities = clients::ask(world, gateway, &mut place.listeners);
+    listeners::overlap(&mut place.listeners);
     place
 }
 
@@ -149,6 +154,7 @@ fn serve(world: &World, mut place: Place, plan: &mut Plan) {
             .values_mut()
             .for_each(|rules| rules.sort_by(|a, b| a.order.cmp(&b.order)));
         port.listeners.push(table::Listener {
+            clients: listener.clients.clone(),
             certificates: listener
                 .certificate
                 .map(|c| (listener.host.clone(), c))
@@ -166,10 +172,20 @@ fn serve(world: &World, mut place: Place, plan: &mut Plan) {
         port.listeners.sort_by_key(|l| Reverse(l.host.rank()));
         plan.table.ports.insert(at, Arc::new(port));
     }
+    if plan.fronts.contains_key(&owner) {
+        plan.written.insert(owner.clone(), infrastructure::read(gateway));
+        plan.authorities.extend(place.authorities.iter().cloned());
+        plan.certificates.extend(place.identity.iter().flatten().cloned());
+    }
     if !wished.is_empty() && plan.fronts.contains_key(&owner) {
         plan.wished.insert(owner, wished);
     }
     told.conditions = of_gateway(refused, (good, bad), &front, &addresses, lacks);
+    told.conditions.push(of_references(&place.identity, &told.listeners));
+    if clients::is_insecure(gateway) {
+        let why = "Clients come in that show no certificate, or one that nobody knows";
+        told.conditions.push(Told::new(INSECURE, true, CHANGED, why));
+    }
     let accepted = told.conditions.iter().any(|c| c.kind == "Accepted" && c.holds);
     for set in place.sets {
         let of = sets::told(&set, accepted, reached, of_sets.remove(&set.key).unwrap_or_default());
@@ -180,6 +196,20 @@ fn serve(world: &World, mut place: Place, plan: &mut Plan) {
     }
     told.addresses = addresses;
     plan.statuses.gateways.insert(gateway.key(), told);
+}
+
+/// Of what the Gateway refers to itself, and in its listeners.
+fn of_references(identity: &identity::Identity, listeners: &[OfListener]) -> Told {
+    const KIND: &str = "ResolvedRefs";
+    let lacks = |l: &&OfListener| l.conditions.iter().any(|c| c.kind == KIND && !c.holds);
+    match (identity, listeners.iter().find(lacks)) {
+        (Err((reason, why)), _) => Told::new(KIND, false, reason, why),
+        (Ok(_), Some(listener)) => {
+            let why = format!("Not all references of listener {} are resolved", listener.name);
+            Told::new(KIND, false, "ListenersNotResolved", why)
+        }
+        (Ok(_), None) => Told::new(KIND, true, KIND, "All references are resolved"),
+    }
 }
 
 const IP: &str = "IPAddress";
@@ -206,12 +236,7 @@ fn unsupported(gateway: &Gateway) -> Option<Problem> {
             format!("address {value:?} of type {kind} can't be asked for: it has to be an IP address"),
         ));
     }
-    if spec.infrastructure.is_some() {
-        return Some(("InvalidParameters", "spec.infrastructure is not supported".into()));
-    }
-    spec.tls
-        .as_ref()
-        .map(|_| ("InvalidParameters", "spec.tls is not supported".to_string()))
+    infrastructure::refused(gateway)
 }
 
 fn of_gateway(
@@ -279,10 +304,15 @@ fn of_listener(listener: &attach::Listener, open: bool, serves: bool, has_addres
             Told::new("Programmed", false, reason, "The listener is not valid")
         }
     };
+    let overlapping = listener.overlaps.then(|| {
+        let why = "Another listener that ends TLS on this port has some of its names";
+        Told::new(OVERLAPPING, true, "OverlappingHostnames", why)
+    });
+    let conditions = [conflicted, accepted, resolved, programmed];
     OfListener {
         name: listener.name.clone(),
         kinds: listener.kinds.clone(),
         attached: listener.attached,
-        conditions: vec![conflicted, accepted, resolved, programmed],
+        conditions: conditions.into_iter().chain(overlapping).collect(),
     }
 }

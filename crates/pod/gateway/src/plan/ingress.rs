@@ -66,10 +66,9 @@ pub fn plan(world: &World, plan: &mut Plan) {
         .filter(|(_, s)| usable(s))
         .collect();
     let listener = Listener {
-        host: Host::default(),
-        certificates: Vec::new(),
         one_label: true,
         hosts,
+        ..Listener::default()
     };
     let Some(front) = world.fronts.get(&Owner::Ingress) else {
         return;

@@ -3,7 +3,7 @@
 use super::World;
 use super::attach;
 use super::rules::{GRPC, HTTP, Kind, TCP, TLS, UDP, permitted};
-use crate::kinds::{GROUP, Listener, RouteKind};
+use crate::kinds::{GROUP, Listener, Reference, RouteKind};
 use crate::table::{Host, Speaks};
 use keelson_client::ObjectKey;
 use std::collections::BTreeMap;
@@ -88,6 +88,8 @@ pub fn read(world: &World, holder: &Holder<'_>, listener: &Listener) -> attach::
         conflict: conflict(listener, holder.listeners),
         unresolved: problem.or(unknown),
         certificate,
+        overlaps: false,
+        clients: None,
         attached: 0,
         hosts: BTreeMap::new(),
     }
@@ -113,7 +115,25 @@ pub fn conflict(listener: &Listener, all: &[Listener]) -> Option<&'static str> {
     )
 }
 
+/// Says of listeners that they have names of each other: a client that goes on with a connection for another name may meet what it didn't expect.
+pub fn overlap(all: &mut [attach::Listener]) {
+    let ends = |l: &attach::Listener| l.shows && l.refused.is_none() && l.conflict.is_none();
+    for i in 0..all.len() {
+        let (before, rest) = all.split_at_mut(i);
+        let Some(one) = rest.first_mut().filter(|l| ends(l)) else {
+            continue;
+        };
+        let same = |l: &&mut attach::Listener| ends(l) && l.port == one.port && l.host.and(&one.host).is_some();
+        for other in before.iter_mut().filter(same) {
+            other.overlaps = true;
+            one.overlaps = true;
+        }
+    }
+}
+
 pub type Problem = (&'static str, String);
+
+const INVALID: &str = "InvalidCertificateRef";
 
 fn speaks(protocol: &str) -> Option<Speaks> {
     match protocol {
@@ -127,20 +147,28 @@ fn speaks(protocol: &str) -> Option<Speaks> {
 }
 
 fn certificate(world: &World, holder: &Holder<'_>, listener: &Listener) -> Result<ObjectKey, Problem> {
-    let bad = |text: String| Err(("InvalidCertificateRef", text));
+    let bad = |text: String| Err((INVALID, text));
     let tls = listener.tls.clone().unwrap_or_default();
     let [reference] = tls.certificate_refs.as_slice() else {
         return bad("a listener has to refer to one certificate".into());
     };
+    secret(world, (holder.kind, &holder.key.namespace), reference, INVALID)
+}
+
+/// A secret with a certificate that an object may refer to; `invalid`: the reason where it can't be used.
+pub fn secret(
+    world: &World,
+    (holder, own): (&str, &str),
+    reference: &Reference,
+    invalid: &'static str,
+) -> Result<ObjectKey, Problem> {
+    let bad = |text: String| Err((invalid, text));
     let kind = reference.kind.as_deref().unwrap_or("Secret");
     if kind != "Secret" || reference.group.as_ref().is_some_and(|g| !g.is_empty()) {
         return bad(format!("a certificate can't be in a {kind}"));
     }
-    let key = ObjectKey::new(
-        reference.namespace.as_deref().unwrap_or(&holder.key.namespace),
-        &reference.name,
-    );
-    if !permitted(world, (holder.kind, &holder.key.namespace), ("", "Secret", &key)) {
+    let key = ObjectKey::new(reference.namespace.as_deref().unwrap_or(own), &reference.name);
+    if !permitted(world, (holder, own), ("", "Secret", &key)) {
         return Err((
             "RefNotPermitted",
             format!("no ReferenceGrant permits the reference to secret {key}"),

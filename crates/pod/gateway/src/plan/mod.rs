@@ -1,8 +1,11 @@
 //! What is to be, from what was asked for: pure. The same on every node, which serves the table, and at the publisher, which writes all else.
 
 mod attach;
+mod clients;
 mod filters;
 mod gateways;
+mod identity;
+mod infrastructure;
 mod ingress;
 mod listeners;
 pub mod rules;
@@ -16,7 +19,7 @@ use crate::kinds::{
     BackendTLSPolicy, GRPCRoute, Gateway, GatewayClass, HTTPRoute, ListenerSet, ReferenceGrant, TCPRoute, TLSRoute,
     UDPRoute,
 };
-use crate::table::{Outer, Table};
+use crate::table::{Authorities, Outer, Table};
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
@@ -26,8 +29,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub use clients::named as authorities_of_clients;
+pub use infrastructure::Written;
 pub use ingress::is_ours as ingress_is_ours;
 pub use services::{Passing, PortRef, Unresolved, is_elsewhere, resolve};
+pub use trust::by_system;
 
 /// Everything that is read.
 #[derive(Default)]
@@ -46,6 +52,8 @@ pub struct World {
     pub policies: Vec<Arc<BackendTLSPolicy>>,
     /// The ConfigMaps that have certificates of authorities.
     pub authorities: BTreeMap<ObjectKey, Result<Vec<CertificateDer<'static>>, String>>,
+    /// Those that the system knows; `None`: it knows none.
+    pub system: Option<Authorities>,
     pub namespaces: BTreeMap<String, Labels>,
     pub services: BTreeMap<ObjectKey, Arc<Service>>,
     /// By the service that they are of.
@@ -72,6 +80,8 @@ pub struct Front {
     pub wished: Vec<IpAddr>,
     /// Ports that ListenerSets add, and that it was refused with: while they are these it does without them.
     pub without: BTreeSet<Outer>,
+    /// What else is written on it.
+    pub written: Written,
     /// Why it has no address.
     pub refused: Option<String>,
     /// It has none because somebody else has one of its ports on the nodes' addresses.
@@ -87,9 +97,11 @@ pub struct Plan {
     pub wished: BTreeMap<Owner, Vec<IpAddr>>,
     /// What fronts do without, to be known later.
     pub without: BTreeMap<Owner, BTreeSet<Outer>>,
+    /// What else is to be written on fronts.
+    pub written: BTreeMap<Owner, Written>,
     /// The secrets whose certificates are shown.
     pub certificates: BTreeSet<ObjectKey>,
-    /// The ConfigMaps by which backends are known.
+    /// The ConfigMaps by which backends and clients are known.
     pub authorities: BTreeSet<ObjectKey>,
     pub statuses: status::Statuses,
     /// What of an Ingress can't be done; it has no conditions to tell it in.

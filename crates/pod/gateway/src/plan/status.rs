@@ -62,6 +62,10 @@ pub struct Told {
     pub message: String,
 }
 
+/// The conditions that are told as long as they hold, and not at all after that.
+pub const INSECURE: &str = "InsecureFrontendValidationMode";
+pub const OVERLAPPING: &str = "OverlappingTLSConfig";
+
 /// The longest message: what users wrote is quoted in it, and the API takes no longer ones than 32768.
 const LONGEST: usize = 2048;
 
@@ -80,7 +84,9 @@ impl Told {
 
 /// The conditions as they were, with what is told now in its place. Others' stay, and so does the time of what hasn't turned.
 pub fn merge(old: &[Condition], told: &[Told], generation: Option<i64>, now: Time) -> Vec<Condition> {
+    let is_told = |kind: &str| told.iter().any(|t| t.kind == kind);
     let mut all = old.to_vec();
+    all.retain(|c| ![INSECURE, OVERLAPPING].contains(&c.type_.as_str()) || is_told(&c.type_));
     for told in told {
         let status = if told.holds { "True" } else { "False" };
         let before = all.iter_mut().find(|c| c.type_ == told.kind);
@@ -133,5 +139,18 @@ mod tests {
         let told = Told::new("Accepted", false, "UnsupportedValue", format!("x{quoted}"));
         assert!(told.message.len() <= LONGEST && told.message.len() > LONGEST - 4);
         assert_eq!(Told::new("Accepted", true, "Accepted", "short").message, "short");
+    }
+
+    #[test]
+    fn a_warning_is_gone_when_it_holds_no_more() {
+        let at = Time(jiff::Timestamp::from_second(1).unwrap());
+        let fine = Told::new("Accepted", true, "R", "m");
+        for warning in [INSECURE, OVERLAPPING] {
+            let told = [fine.clone(), Told::new(warning, true, "R", "m")];
+            let first = merge(&[], &told, None, at.clone());
+            assert_eq!(merge(&first, &told, None, at.clone()).len(), 2);
+            let then = merge(&first, &told[..1], None, at.clone());
+            assert_eq!(then.iter().map(|c| c.type_.as_str()).collect::<Vec<_>>(), ["Accepted"]);
+        }
     }
 }

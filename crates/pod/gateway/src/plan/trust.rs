@@ -7,7 +7,7 @@ use super::services::Passing;
 use super::status::Told;
 use super::{Plan, World, created};
 use crate::kinds::{BackendTLSPolicy, Validation};
-use crate::table::{AltName, Trust};
+use crate::table::{AltName, Authorities, Trust};
 use keelson_client::{ApiObject, ObjectKey};
 use rustls_pki_types::ServerName;
 use std::collections::{BTreeMap, BTreeSet};
@@ -116,13 +116,17 @@ fn read(world: &World, policy: &BackendTLSPolicy) -> Meant {
     }
     let refused = |reason, why: String| Told::new("Accepted", false, reason, why);
     let fine = Told::new("Accepted", true, "Accepted", "The policy is accepted");
-    let (trust, accepted) = match trust(policy, wanted) {
-        Err(why) => (None, refused("Invalid", why)),
-        Ok(_) if certificates.is_empty() => {
+    let known: Option<Authorities> = match by_system(wanted) {
+        true => world.system.clone(),
+        false => (!certificates.is_empty()).then(|| certificates.into()),
+    };
+    let (trust, accepted) = match (trust(policy, wanted), known) {
+        (Err(why), _) => (None, refused("Invalid", why)),
+        (Ok(_), None) => {
             let why = "No certificate of an authority can be had".to_string();
             (None, refused("NoValidCACertificate", why))
         }
-        Ok(names) => (Some(Arc::new(Trust::new(&wanted.hostname, names, certificates))), fine),
+        (Ok(names), Some(known)) => (Some(Arc::new(Trust::new(&wanted.hostname, names, known))), fine),
     };
     Meant {
         trust,
@@ -132,9 +136,15 @@ fn read(world: &World, policy: &BackendTLSPolicy) -> Meant {
     }
 }
 
+/// Whether backends are known by the authorities that the system knows.
+pub fn by_system(wanted: &Validation) -> bool {
+    wanted.well_known_ca_certificates.as_deref() == Some("System")
+}
+
 /// The names that a certificate has to have one of; or what can't be honoured.
 fn trust(policy: &BackendTLSPolicy, wanted: &Validation) -> Result<Vec<AltName>, String> {
-    if let Some(set) = wanted.well_known_ca_certificates.as_ref().filter(|s| !s.is_empty()) {
+    let set = wanted.well_known_ca_certificates.as_ref().filter(|s| !s.is_empty());
+    if let Some(set) = set.filter(|_| !by_system(wanted)) {
         return Err(format!("The well-known certificates {set:?} are not supported"));
     }
     if let Some(option) = policy.spec.options.keys().next() {

@@ -3,7 +3,8 @@
 use super::Serving;
 use keelson_client::ObjectKey;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoClientAuth, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
@@ -11,7 +12,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::fmt;
 use std::sync::Arc;
 
-fn provider() -> Arc<CryptoProvider> {
+pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
@@ -46,9 +47,19 @@ pub fn authorities(text: &str) -> Result<Vec<CertificateDer<'static>>, String> {
 
 /// `alpn`: the protocols that are spoken in it, the liked ones first; none where nobody looks into what is passed on.
 pub fn config(serving: Arc<Serving>, at: u16, alpn: &[&[u8]]) -> anyhow::Result<Arc<ServerConfig>> {
+    config_for(serving, at, alpn, Arc::new(NoClientAuth))
+}
+
+/// The same for who shows a certificate of their own.
+pub fn config_for(
+    serving: Arc<Serving>,
+    at: u16,
+    alpn: &[&[u8]],
+    clients: Arc<dyn ClientCertVerifier>,
+) -> anyhow::Result<Arc<ServerConfig>> {
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let mut config = builder
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_cert_resolver(Arc::new(ByName { serving, at }));
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
     Ok(Arc::new(config))

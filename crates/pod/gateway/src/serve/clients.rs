@@ -1,7 +1,8 @@
 //! What asks backends, by what they speak and have to show. Connections are kept for the next request.
 
 use super::body::Outgoing;
-use super::{h2, secure};
+use super::secure::Ours;
+use super::{Certificates, h2, secure};
 use crate::table::{Protocol, Trust, TrustId};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -14,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 /// How long a connection to a backend may take to be made.
 pub const CONNECT: Duration = Duration::from_secs(5);
@@ -46,6 +49,7 @@ pub struct Clients {
     /// One for all that has to show the same.
     secure: Arc<Mutex<BTreeMap<TrustId, Secure>>>,
     http2: h2::Pool,
+    ours: Ours,
 }
 
 impl Clients {
@@ -54,7 +58,18 @@ impl Clients {
             http1: client(connector()),
             secure: Arc::default(),
             http2: h2::Pool::default(),
+            ours: Ours::default(),
         }
+    }
+
+    /// From now on these are shown to who asks for one.
+    pub fn show(&self, all: Arc<Certificates>) {
+        self.ours.set(all);
+    }
+
+    /// Makes TLS of a connection; `alpn`: see [`secure::connect`].
+    pub async fn secured(&self, stream: TcpStream, trust: &Trust, alpn: &[u8]) -> Result<TlsStream<TcpStream>, String> {
+        secure::connect(stream, trust, &self.ours, alpn).await
     }
 
     /// What nothing has to show any more is forgotten, with its connections.
@@ -74,7 +89,11 @@ impl Clients {
                 let client = self.secure(trust).map_err(Failed::Unreached)?;
                 client.request(request).await.map_err(failed)
             }
-            (Protocol::H2c, trust) => self.http2.request(to.address, trust.as_deref(), request).await,
+            (Protocol::H2c, trust) => {
+                self.http2
+                    .request(to.address, trust.as_deref(), &self.ours, request)
+                    .await
+            }
         }
     }
 
@@ -85,7 +104,7 @@ impl Clients {
         }
         let mut reach = connector();
         reach.enforce_http(false);
-        let made = client(secure::connector(trust, reach)?);
+        let made = client(secure::connector(trust, &self.ours, reach)?);
         all.insert(trust.id, made.clone());
         Ok(made)
     }

@@ -83,6 +83,7 @@ mod tests {
     fn who_is_redirected_goes_where_the_filter_says_and_else_where_it_was() {
         let uri = "/a/b?c=d".parse().unwrap();
         let from = |port, authority: &str| From {
+            certificate: None,
             remote: ([192, 0, 2, 1], 1).into(),
             scheme: "http",
             port,

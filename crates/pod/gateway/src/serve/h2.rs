@@ -2,7 +2,7 @@
 
 use super::body::Outgoing;
 use super::clients::{CONNECT, Failed, text};
-use super::secure;
+use super::secure::{self, Ours};
 use crate::table::{Trust, TrustId};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -42,10 +42,11 @@ impl Pool {
         &self,
         to: SocketAddr,
         trust: Option<&Trust>,
+        ours: &Ours,
         request: Request<Outgoing>,
     ) -> Result<Response<Incoming>, Failed> {
         let key = (to, trust.map(|t| t.id));
-        let mut connection = self.connection(key, trust).await.map_err(Failed::Unreached)?;
+        let mut connection = self.connection(key, trust, ours).await.map_err(Failed::Unreached)?;
         let answered = connection.try_send_request(request).await;
         answered.map_err(|mut error| match error.take_message() {
             // It comes back if nothing of it was sent.
@@ -58,14 +59,14 @@ impl Pool {
         })
     }
 
-    async fn connection(&self, key: Key, trust: Option<&Trust>) -> Result<SendRequest<Outgoing>, String> {
+    async fn connection(&self, key: Key, trust: Option<&Trust>, ours: &Ours) -> Result<SendRequest<Outgoing>, String> {
         let known = self.open.lock().get(&key).cloned();
         if let Some(mut known) = known
             && known.ready().await.is_ok()
         {
             return Ok(known);
         }
-        let made = timeout(CONNECT, connect(key.0, trust))
+        let made = timeout(CONNECT, connect(key.0, trust, ours))
             .await
             .map_err(|_| "connecting took too long".to_string())??;
         let mut open = self.open.lock();
@@ -77,12 +78,12 @@ impl Pool {
     }
 }
 
-async fn connect(to: SocketAddr, trust: Option<&Trust>) -> Result<SendRequest<Outgoing>, String> {
+async fn connect(to: SocketAddr, trust: Option<&Trust>, ours: &Ours) -> Result<SendRequest<Outgoing>, String> {
     let stream = TcpStream::connect(to).await.map_err(|e| e.to_string())?;
     stream.set_nodelay(true).map_err(|e| e.to_string())?;
     match trust {
         None => speak(to, stream).await,
-        Some(trust) => speak(to, secure::connect(stream, trust, secure::HTTP2).await?).await,
+        Some(trust) => speak(to, secure::connect(stream, trust, ours, secure::HTTP2).await?).await,
     }
 }
 

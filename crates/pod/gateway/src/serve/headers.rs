@@ -18,7 +18,9 @@ const HOP_BY_HOP: [&str; 8] = [
     "upgrade",
 ];
 /// Set here; what a client says of itself is not passed on.
-const ABOUT_CLIENTS: [&str; 6] = [
+const ABOUT_CLIENTS: [&str; 8] = [
+    CERTIFICATE,
+    "client-cert-chain",
     "forwarded",
     "x-forwarded-for",
     "x-forwarded-host",
@@ -26,6 +28,8 @@ const ABOUT_CLIENTS: [&str; 6] = [
     "x-forwarded-proto",
     "x-real-ip",
 ];
+
+const CERTIFICATE: &str = "client-cert";
 
 /// By whom a request was passed on already (RFC 8586). `Via` would tell it as well, but servers answer without compression where it stands.
 const PASSED: &str = "cdn-loop";
@@ -120,6 +124,9 @@ pub fn to_backend(headers: &mut HeaderMap, from: &From) {
     headers.remove(header::EXPECT);
     headers.append(PASSED, HeaderValue::from_static(US));
     ABOUT_CLIENTS.iter().for_each(|name| drop(headers.remove(*name)));
+    if let Some(shown) = &from.certificate {
+        headers.insert(HeaderName::from_static(CERTIFICATE), shown.clone());
+    }
     let ip = from.remote.ip().to_string();
     let said = [
         ("x-forwarded-for", ip.as_str()),

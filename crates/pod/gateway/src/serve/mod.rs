@@ -16,6 +16,7 @@ mod mirror;
 mod secure;
 mod stream;
 mod tunnel;
+mod vetting;
 
 pub use certificates::{authorities, certified};
 pub use datagram::run as datagrams;
@@ -24,11 +25,12 @@ use crate::matching::{self, Head};
 use crate::table::{Port, Speaks, Table};
 use body::{Outgoing, plain};
 use forward::Forward;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use keelson_client::ObjectKey;
-use keelson_listen::{Limits, Server};
+use keelson_listen::{ByHello, LastOne, Limits, Server};
 use parking_lot::RwLock;
+use rustls::server::ServerConnection;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 use std::collections::BTreeMap;
@@ -37,6 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use vetting::{Client, Misdirected, Vetting};
 
 /// What a port's connections may cost.
 fn limits() -> Limits {
@@ -79,9 +82,11 @@ impl Serving {
     /// From now on requests go by these.
     pub fn set(&self, table: Table, certificates: Certificates) {
         self.forward.clients.keep(&table.trusts());
+        let certificates = Arc::new(certificates);
+        self.forward.clients.show(certificates.clone());
         let now = Now {
             table: Arc::new(table),
-            certificates: Arc::new(certificates),
+            certificates,
         };
         *self.now.write() = now;
     }
@@ -99,15 +104,17 @@ pub async fn door(
     serving: Arc<Serving>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let door = |tls| {
+    let door = |vetting| {
         let serving = serving.clone();
-        Arc::new(Door { at, tls, serving })
+        Arc::new(Door { at, vetting, serving })
     };
     match speaks {
-        Speaks::Http => keelson_listen::run_plain(socket, door(false), limits(), stop).await,
+        Speaks::Http => keelson_listen::run_plain(socket, door(None), limits(), stop).await,
         Speaks::Https => {
-            let config = certificates::config(serving.clone(), at, &[b"h2", b"http/1.1"])?;
-            keelson_listen::run(socket, config, door(true), limits(), stop).await
+            let vetting = Arc::new(Vetting::new(serving.clone(), at)?);
+            let own = vetting.clone();
+            let by_hello: ByHello = Arc::new(move |hello| own.config(hello));
+            keelson_listen::run_by_hello(socket, by_hello, door(Some(vetting)), limits(), stop).await
         }
         Speaks::Udp => anyhow::bail!("datagrams come by no connection"),
         Speaks::Tls | Speaks::Tcp => stream::run(socket, at, speaks == Speaks::Tls, serving, limits(), stop).await,
@@ -116,12 +123,15 @@ pub async fn door(
 
 struct Door {
     at: u16,
-    tls: bool,
+    /// Of connections by TLS.
+    vetting: Option<Arc<Vetting>>,
     serving: Arc<Serving>,
 }
 
 /// What is known of a request besides itself.
 pub struct From {
+    /// What the client has shown and was found good.
+    pub certificate: Option<HeaderValue>,
     pub remote: SocketAddr,
     /// `http` or `https`.
     pub scheme: &'static str,
@@ -132,14 +142,18 @@ pub struct From {
 }
 
 impl Server for Door {
-    type Peer = SocketAddr;
+    type Peer = Client;
     type Body = Outgoing;
 
-    fn connected(&self, remote: SocketAddr, _: Option<&[CertificateDer<'_>]>, _: &CancellationToken) -> SocketAddr {
-        remote
+    fn connected(&self, remote: SocketAddr, _: Option<&[CertificateDer<'_>]>, _: &CancellationToken) -> Client {
+        Client::plain(remote)
     }
 
-    async fn answer(&self, peer: &Arc<SocketAddr>, request: Request<Incoming>) -> Response<Outgoing> {
+    fn secured(&self, remote: SocketAddr, session: &ServerConnection, _: &CancellationToken) -> Client {
+        Client::secured(remote, session)
+    }
+
+    async fn answer(&self, peer: &Arc<Client>, request: Request<Incoming>) -> Response<Outgoing> {
         // Its own name in a request twice, or none, is nobody's to guess.
         let Some(authority) = headers::authority(&request) else {
             return plain(StatusCode::BAD_REQUEST, "a request has to name one host\n");
@@ -153,8 +167,14 @@ impl Server for Door {
         if headers::goes_round(request.headers()) {
             return plain(StatusCode::LOOP_DETECTED, "the request goes round\n");
         }
-        let found = self.serving.port(self.at).and_then(|port| {
-            let host = matching::host(&authority);
+        let host = matching::host(&authority);
+        let port = self.serving.port(self.at);
+        let vetting = self.vetting.as_ref().zip(port.as_ref());
+        let certificate = match vetting.map(|(vetting, port)| vetting.admit(peer, port, &host)) {
+            Some(Err(wrong)) => return elsewhere(&wrong),
+            found => found.and_then(Result::ok).flatten(),
+        };
+        let found = port.and_then(|port| {
             let head = Head {
                 method: request.method().as_str(),
                 host: &host,
@@ -169,11 +189,24 @@ impl Server for Door {
             return plain(StatusCode::NOT_FOUND, "no rule for this host and path\n");
         };
         let from = From {
-            remote: **peer,
-            scheme: if self.tls { "https" } else { "http" },
+            certificate,
+            remote: peer.remote,
+            scheme: if self.vetting.is_some() { "https" } else { "http" },
             port,
             authority,
         };
         self.serving.forward.answer(&action, &path, &from, request).await
     }
+}
+
+/// The client is to come by another connection.
+fn elsewhere(wrong: &Misdirected) -> Response<Outgoing> {
+    let mut answer = plain(
+        StatusCode::MISDIRECTED_REQUEST,
+        "this connection isn't for requests to this host\n",
+    );
+    if *wrong == Misdirected::Since {
+        answer.extensions_mut().insert(LastOne);
+    }
+    answer
 }

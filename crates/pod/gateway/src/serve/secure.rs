@@ -1,14 +1,19 @@
 //! TLS to backends: who they have to be ([`Trust`]).
 
+use super::Certificates;
 use crate::table::{AltName, Trust};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
+use keelson_client::ObjectKey;
+use parking_lot::RwLock;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::client::{ResolvesClientCert, Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
+use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use std::fmt;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -18,10 +23,10 @@ use webpki::EndEntityCert;
 /// What is spoken in it.
 pub const HTTP2: &[u8] = b"h2";
 
-fn config(trust: &Trust) -> Result<ClientConfig, String> {
+fn config(trust: &Trust, ours: &Ours) -> Result<ClientConfig, String> {
     let provider = Arc::new(ring::default_provider());
     let mut roots = RootCertStore::empty();
-    for authority in &trust.authorities {
+    for authority in trust.authorities.certificates.iter() {
         roots.add(authority.clone()).map_err(|e| e.to_string())?;
     }
     let shown = Shown {
@@ -32,10 +37,18 @@ fn config(trust: &Trust) -> Result<ClientConfig, String> {
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|e| e.to_string())?;
     // Dangerous would be to verify less than what is asked for.
-    Ok(builder
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(shown))
-        .with_no_client_auth())
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(shown));
+    let Some(secret) = &trust.shows else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let showing = Showing {
+        secret: secret.clone(),
+        ours: ours.clone(),
+    };
+    let mut config = builder.with_client_cert_resolver(Arc::new(showing));
+    // A session that is taken up again would go on with a certificate that isn't ours any more.
+    config.resumption = Resumption::disabled();
+    Ok(config)
 }
 
 fn name(trust: &Trust) -> Result<ServerName<'static>, String> {
@@ -43,9 +56,9 @@ fn name(trust: &Trust) -> Result<ServerName<'static>, String> {
 }
 
 /// What makes connections for HTTP/1.1.
-pub fn connector(trust: &Trust, reach: HttpConnector) -> Result<HttpsConnector<HttpConnector>, String> {
+pub fn connector(trust: &Trust, ours: &Ours, reach: HttpConnector) -> Result<HttpsConnector<HttpConnector>, String> {
     Ok(HttpsConnectorBuilder::new()
-        .with_tls_config(config(trust)?)
+        .with_tls_config(config(trust, ours)?)
         .https_only()
         .with_server_name_resolver(FixedServerNameResolver::new(name(trust)?))
         .enable_http1()
@@ -53,8 +66,13 @@ pub fn connector(trust: &Trust, reach: HttpConnector) -> Result<HttpsConnector<H
 }
 
 /// `alpn`: what is to be spoken in it; empty where nobody looks into it.
-pub async fn connect(stream: TcpStream, trust: &Trust, alpn: &[u8]) -> Result<TlsStream<TcpStream>, String> {
-    let mut config = config(trust)?;
+pub async fn connect(
+    stream: TcpStream,
+    trust: &Trust,
+    ours: &Ours,
+    alpn: &[u8],
+) -> Result<TlsStream<TcpStream>, String> {
+    let mut config = config(trust, ours)?;
     if !alpn.is_empty() {
         config.alpn_protocols = vec![alpn.to_vec()];
     }
@@ -63,6 +81,37 @@ pub async fn connect(stream: TcpStream, trust: &Trust, alpn: &[u8]) -> Result<Tl
     match alpn.is_empty() || made.get_ref().1.alpn_protocol() == Some(alpn) {
         true => Ok(made),
         false => Err("it doesn't speak HTTP/2".into()),
+    }
+}
+
+/// The certificates of the moment.
+#[derive(Clone, Default)]
+pub struct Ours(Arc<RwLock<Arc<Certificates>>>);
+
+impl Ours {
+    pub fn set(&self, all: Arc<Certificates>) {
+        *self.0.write() = all;
+    }
+}
+
+/// What is shown of ourselves.
+struct Showing {
+    secret: ObjectKey,
+    ours: Ours,
+}
+
+impl fmt::Debug for Showing {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("Showing")
+    }
+}
+
+impl ResolvesClientCert for Showing {
+    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.ours.0.read().get(&self.secret).cloned()
+    }
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 

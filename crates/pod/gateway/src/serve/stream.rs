@@ -4,7 +4,7 @@
 
 use super::clients::CONNECT;
 use super::forward::{Reached, TRIES, choose};
-use super::{Serving, certificates, secure, tunnel};
+use super::{Serving, certificates, tunnel};
 use crate::matching::{self, Head};
 use crate::table::{Action, Speaks, Trust};
 use anyhow::{Context as _, bail};
@@ -120,7 +120,7 @@ async fn by_name(
         let handshakes = timeout(within, async {
             let backend = match trust {
                 Some(trust) => {
-                    let made = secure::connect(backend, &trust, &[]).await;
+                    let made = serving.forward.clients.secured(backend, &trust, &[]).await;
                     Either::Left(made.map_err(anyhow::Error::msg).context("the backend's TLS")?)
                 }
                 None => Either::Right(backend),

@@ -136,7 +136,7 @@ spec: {parentRefs: [{name: g, sectionName: tcp}], rules: [{backendRefs: [{name: 
         .insert(key, Arc::new(serde_json::from_value(dns).unwrap()));
     let plan = plan(&world);
     let expected = "\
-shop/g +Accepted:Accepted +Programmed:Programmed
+shop/g +Accepted:Accepted +Programmed:Programmed +ResolvedRefs:ResolvedRefs
   tcp 0 [TCPRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs +Programmed:Programmed
   udp 1 [UDPRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs +Programmed:Programmed
 shop/u>g +Accepted:Accepted +ResolvedRefs:ResolvedRefs

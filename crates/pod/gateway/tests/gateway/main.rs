@@ -3,8 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod backends;
+mod clients;
 mod datagrams;
+mod identity;
+mod infrastructure;
 mod matching;
+mod misdirected;
 mod plans;
 mod serving;
 mod sets;

@@ -220,7 +220,7 @@ spec: {gatewayClassName: other, listeners: [{name: web, port: 80, protocol: HTTP
 ",
     ));
     let expected = "\
-shop/g +Accepted:ListenersNotValid +Programmed:Programmed
+shop/g +Accepted:ListenersNotValid +Programmed:Programmed -ResolvedRefs:ListenersNotResolved
   web 0 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs +Programmed:Programmed
   good 0 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs +Programmed:Programmed
   bad 0 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted -ResolvedRefs:InvalidCertificateRef -Programmed:Invalid
@@ -230,9 +230,9 @@ shop/g +Accepted:ListenersNotValid +Programmed:Programmed
   thrice 0 [HTTPRoute,GRPCRoute] +Conflicted:HostnameConflict -Accepted:HostnameConflict +ResolvedRefs:ResolvedRefs -Programmed:Invalid
   kinds 0 [GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted -ResolvedRefs:InvalidRouteKinds +Programmed:Programmed
   option 0 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts -Accepted:UnsupportedValue +ResolvedRefs:ResolvedRefs -Programmed:Invalid
-shop/none -Accepted:UnsupportedAddress -Programmed:Invalid
+shop/none -Accepted:UnsupportedAddress -Programmed:Invalid +ResolvedRefs:ResolvedRefs
   web 0 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs -Programmed:Invalid
-shop/own -Accepted:ListenersNotValid -Programmed:Invalid
+shop/own -Accepted:ListenersNotValid -Programmed:Invalid +ResolvedRefs:ResolvedRefs
   web 0 [] -Conflicted:NoConflicts -Accepted:UnsupportedProtocol +ResolvedRefs:ResolvedRefs -Programmed:Invalid
 ";
     assert_eq!(told(&plan), expected);
@@ -289,7 +289,7 @@ spec: {parentRefs: [{name: g, sectionName: grpc}], rules: [
   {matches: [{method: {service: s.S}}], backendRefs: [{name: d, port: 80}]}]}
 "));
     let expected = "\
-shop/g +Accepted:Accepted +Programmed:Programmed
+shop/g +Accepted:Accepted +Programmed:Programmed +ResolvedRefs:ResolvedRefs
   own 1 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs +Programmed:Programmed
   blue 1 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs +Programmed:Programmed
   grpc 1 [GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs +Programmed:Programmed

@@ -69,7 +69,7 @@ spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: blu
         + &route("there", "shop", "{name: g}", "a");
     let plan = plan(&world(&text));
     let expected = "\
-shop/g +Accepted:Accepted +Programmed:Programmed
+shop/g +Accepted:Accepted +Programmed:Programmed +ResolvedRefs:ResolvedRefs
   web 1 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs +Programmed:Programmed
 blue/old +Accepted:ListenersNotValid +Programmed:Programmed
   a 1 [HTTPRoute,GRPCRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs +Programmed:Programmed

@@ -167,7 +167,7 @@ metadata: {name: lost, namespace: shop}
 spec: {parentRefs: [{name: g, sectionName: pass}], hostnames: [a.x.org], rules: [{backendRefs: [{name: nobody, port: 1}]}]}
 "));
     let expected = "\
-shop/g +Accepted:ListenersNotValid +Programmed:Programmed
+shop/g +Accepted:ListenersNotValid +Programmed:Programmed -ResolvedRefs:ListenersNotResolved
   pass 2 [TLSRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs +Programmed:Programmed
   end 1 [TLSRoute] -Conflicted:NoConflicts +Accepted:Accepted +ResolvedRefs:ResolvedRefs +Programmed:Programmed
   bare 1 [TLSRoute] -Conflicted:NoConflicts +Accepted:Accepted -ResolvedRefs:InvalidCertificateRef -Programmed:Invalid
@@ -228,20 +228,25 @@ spec: {{gatewayClassName: keelson, addresses: [{addresses}], listeners: [{{name:
     };
     let (own, other) = ("192.0.2.1", "192.0.2.2");
     for (addresses, has, told, wished) in [
-        ("{value: 192.0.2.1}", own, "Accepted Programmed", own),
-        ("{value: 192.0.2.1}", other, "Accepted AddressNotUsable", own),
+        ("{value: 192.0.2.1}", own, "Accepted Programmed ResolvedRefs", own),
+        (
+            "{value: 192.0.2.1}",
+            other,
+            "Accepted AddressNotUsable ResolvedRefs",
+            own,
+        ),
         (
             "{value: 192.0.2.1}, {value: 192.0.2.2}",
             own,
-            "Accepted AddressNotUsable",
+            "Accepted AddressNotUsable ResolvedRefs",
             "192.0.2.1,192.0.2.2",
         ),
-        ("{type: IPAddress}", own, "Accepted Programmed", ""),
-        ("{value: x.org}", own, "UnsupportedAddress Invalid", ""),
+        ("{type: IPAddress}", own, "Accepted Programmed ResolvedRefs", ""),
+        ("{value: x.org}", own, "UnsupportedAddress Invalid ResolvedRefs", ""),
         (
             "{type: a.b/c, value: d}, {value: 192.0.2.1}",
             own,
-            "UnsupportedAddress Invalid",
+            "UnsupportedAddress Invalid ResolvedRefs",
             "",
         ),
     ] {

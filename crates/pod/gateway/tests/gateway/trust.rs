@@ -11,22 +11,40 @@ use keelson_gateway::plan::{World, plan};
 use keelson_gateway::table::{AltName, Protocol, Trust, Upstream};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoClientAuth;
+use rustls::server::danger::ClientCertVerifier;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub type Authority = CertifiedIssuer<'static, KeyPair>;
 
-fn authority() -> Authority {
+pub fn authority() -> Authority {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(rcgen::DnType::CommonName, "authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
+/// A certificate of an authority, and its key.
+pub fn issued(authority: &Authority, name: &str) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    let own = KeyPair::generate().unwrap();
+    let params = CertificateParams::new([name.to_string()]).unwrap();
+    let shown = params.signed_by(&own, authority).unwrap();
+    (
+        shown.der().clone(),
+        PrivateKeyDer::try_from(own.serialize_der()).unwrap(),
+    )
+}
+
 /// A backend with a certificate for `x.org` and `spiffe://x.org/a`, which tells what it is asked; by HTTP/1.1 or HTTP/2 as its client likes.
 async fn backend(authority: &Authority) -> SocketAddr {
+    demanding(authority, Arc::new(NoClientAuth)).await
+}
+
+/// The same for who shows a certificate; a part of it is told in the answer's header `shown`.
+pub async fn demanding(authority: &Authority, clients: Arc<dyn ClientCertVerifier>) -> SocketAddr {
     let mut params = CertificateParams::new(["x.org".to_string()]).unwrap();
     params
         .subject_alt_names
@@ -38,7 +56,7 @@ async fn backend(authority: &Authority) -> SocketAddr {
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_single_cert(vec![shown.der().clone()], key)
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -52,7 +70,17 @@ async fn backend(authority: &Authority) -> SocketAddr {
                 let Ok(stream) = acceptor.accept(stream).await else {
                     return;
                 };
-                let service = service_fn(|request| async move { Ok::<_, Infallible>(told(request).await) });
+                let shown = stream.get_ref().1.peer_certificates().map(|all| tail(&all[0]));
+                let service = service_fn(|request| {
+                    let shown = shown.clone();
+                    async move {
+                        let mut answer = told(request).await;
+                        if let Some(shown) = shown {
+                            answer.headers_mut().insert("shown", shown.parse().unwrap());
+                        }
+                        Ok::<_, Infallible>(answer)
+                    }
+                });
                 let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                 builder.serve_connection(TokioIo::new(stream), service).await.ok();
             });
@@ -61,7 +89,12 @@ async fn backend(authority: &Authority) -> SocketAddr {
     at
 }
 
-fn der(authority: &Authority) -> Vec<CertificateDer<'static>> {
+/// By which certificates are told apart.
+pub fn tail(certificate: &CertificateDer<'_>) -> String {
+    hex::encode(&certificate[certificate.len() - 8..])
+}
+
+pub fn der(authority: &Authority) -> Vec<CertificateDer<'static>> {
     vec![authority.der().clone()]
 }
 
@@ -136,7 +169,7 @@ fn of(policies: &str) -> (String, String) {
     done(world(&format!("{ROUTED}{policies}")))
 }
 
-fn done(mut world: World) -> (String, String) {
+pub fn done(mut world: World) -> (String, String) {
     for (key, found) in [
         ("ca", Ok(der(&authority()))),
         ("broken", Err("it has no ca.crt".to_string())),
@@ -210,11 +243,22 @@ fn policies_say_how_services_are_reached_or_nothing_is_sent() {
             "caCertificateRefs: [{group: x.io, kind: Own, name: ca}]",
             "NoValidCACertificate,InvalidKind",
         ),
-        ("wellKnownCACertificates: System", "Invalid,ResolvedRefs"),
+        ("wellKnownCACertificates: System", "NoValidCACertificate,ResolvedRefs"),
+        ("wellKnownCACertificates: x.org/own", "Invalid,ResolvedRefs"),
     ] {
         let (does, got) = of(&policy("p", 1, "name: a", rest));
         assert_eq!((does.as_str(), got), ("500 500", format!("p:{told}:1")), "{rest}");
     }
+    let mut known = world(&format!(
+        "{ROUTED}{}",
+        policy("p", 1, "name: a", "wellKnownCACertificates: System")
+    ));
+    known.system = Some(der(&authority()).into());
+    assert_eq!(
+        done(known),
+        ("p.org p.org".into(), "p:Accepted,ResolvedRefs:1".into()),
+        "by the authorities that the system knows"
+    );
     let some = "caCertificateRefs: [{group: '', kind: ConfigMap, name: nope}, {group: '', kind: ConfigMap, name: ca}]";
     let (does, got) = of(&policy("p", 1, "name: a", some));
     assert_eq!(
