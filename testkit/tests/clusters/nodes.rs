@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
+use keelson_client::{Objects, Patch};
 use keelson_testkit::objects::{ApiObject, Node, Pod, Taint, is_active, is_ready, node_of, node_ready, taints};
 use keelson_testkit::{Cluster, seconds, secs};
 
@@ -324,4 +325,48 @@ async fn a_small_zone_that_mostly_fell_silent_is_not_given_up() {
             .await;
     }
     assert_eq!(given_up().await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_found_on_a_node_that_isnt_ready_isnt_ready_either() {
+    let cluster = Cluster::builder().controllers(&[]).start().await;
+    cluster
+        .apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: default}}")
+        .await;
+    for (node, pod) in [("sick", "there"), ("well", "here")] {
+        cluster
+            .apply(&format!("{{apiVersion: v1, kind: Node, metadata: {{name: {node}}}}}"))
+            .await;
+        cluster
+            .apply(&format!(
+                "{{apiVersion: v1, kind: Pod, metadata: {{name: {pod}}}, spec: {{nodeName: {node}, containers: [{{name: c, image: i}}]}}}}"
+            ))
+            .await;
+        let says = |ready: bool| {
+            let status = if ready { "True" } else { "False" };
+            serde_json::json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": status}]}})
+        };
+        let mut told = says(node == "well");
+        told["status"].as_object_mut().expect("fields").remove("phase");
+        let nodes: Objects<Node> = Objects::new(&cluster.rest);
+        nodes
+            .patch_status("", node, Patch::Merge(&told))
+            .await
+            .expect("a status");
+        let pods: Objects<Pod> = Objects::new(&cluster.rest);
+        let told = says(true);
+        pods.patch_status("default", pod, Patch::Merge(&told))
+            .await
+            .expect("a status");
+    }
+    // To controllers that begin, every pod has just come to its node.
+    let _others = cluster.candidate("another");
+    let is_marked = |pod: &Pod| !is_ready(pod);
+    cluster
+        .until("default", "there", secs(10), "isn't ready", is_marked)
+        .await;
+    let well: Pod = cluster.get("default", "here").await;
+    assert!(is_ready(&well), "its node is ready");
+    let told = cluster.events("default").await;
+    assert!(told.iter().any(|e| e.reason.as_deref() == Some("NodeNotReady")));
 }

@@ -60,6 +60,17 @@ pub fn start(context: &Context) {
         });
     }
     wire::own(&nodes, &queue);
+    {
+        // By its own key, which has a namespace, as no node's has.
+        let queue = queue.clone();
+        pods.on_change(move |change| {
+            let (pod, old) = (change.object(), change.old());
+            let node = pods::node(pod);
+            if !change.is_deleted() && node.is_some() && old.is_none_or(|old| pods::node(old) != node) {
+                queue.add(ObjectKey::of(pod.meta()));
+            }
+        });
+    }
     let seen: Seen = Arc::default();
     {
         let seen = seen.clone();
@@ -174,6 +185,10 @@ struct Lifecycle {
 #[async_trait]
 impl Reconcile for Lifecycle {
     async fn reconcile(&self, key: &ObjectKey) -> anyhow::Result<Outcome> {
+        if !key.namespace.is_empty() {
+            self.assigned(key).await?;
+            return Ok(Outcome::Done);
+        }
         let Some(found) = self.nodes.store().get_key(key) else {
             self.answered.lock().remove(&key.name);
             return Ok(Outcome::Done);
@@ -246,27 +261,45 @@ impl Lifecycle {
         self.turns.lock().take(&zone, pace, Instant::now())
     }
 
+    /// A pod that came to a node which isn't ready, be it that the node itself says so, isn't ready either.
+    async fn assigned(&self, key: &ObjectKey) -> anyhow::Result<()> {
+        let Some(pod) = self.pods.store().get_key(key) else {
+            return Ok(());
+        };
+        let node = pods::node(&pod).and_then(|node| self.nodes.store().get("", node));
+        let ready = node.as_deref().and_then(|node| plan::condition(node, "Ready"));
+        match ready.is_some_and(|c| c.status != "True") {
+            true => self.mark(&pod).await,
+            false => Ok(()),
+        }
+    }
+
     /// Pods on a node that isn't heard of aren't ready: services must not send to them.
     async fn mark_pods(&self, node: &str) -> anyhow::Result<()> {
         for pod in self.pods.store().by_index(pods::BY_NODE, node) {
-            if pods::is_finished(&pod) || !pods::is_ready(&pod) {
-                continue;
-            }
-            let mut changed = (*pod).clone();
-            let conditions = changed
-                .status
-                .get_or_insert_default()
-                .conditions
-                .get_or_insert_default();
-            for condition in conditions.iter_mut().filter(|c| c.type_ == "Ready") {
-                condition.status = "False".into();
-                condition.last_transition_time = Some(Time(now()));
-            }
-            match self.pod_objects.update_status(&changed).await {
-                Ok(_) => self.recorder.event(&*pod, Warning, "NodeNotReady", "Node is not ready"),
-                Err(error) if is_not_found(&error) => {}
-                Err(error) => return Err(error.into()),
-            }
+            self.mark(&pod).await?;
+        }
+        Ok(())
+    }
+
+    async fn mark(&self, pod: &Pod) -> anyhow::Result<()> {
+        if pods::is_finished(pod) || !pods::is_ready(pod) {
+            return Ok(());
+        }
+        let mut changed = pod.clone();
+        let conditions = changed
+            .status
+            .get_or_insert_default()
+            .conditions
+            .get_or_insert_default();
+        for condition in conditions.iter_mut().filter(|c| c.type_ == "Ready") {
+            condition.status = "False".into();
+            condition.last_transition_time = Some(Time(now()));
+        }
+        match self.pod_objects.update_status(&changed).await {
+            Ok(_) => self.recorder.event(pod, Warning, "NodeNotReady", "Node is not ready"),
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => return Err(error.into()),
         }
         Ok(())
     }
