@@ -255,6 +255,12 @@ async fn awaits_its_volume(cluster: &Cluster) {
         .await;
 }
 
+/// The node where the pod will be.
+async fn expected_on(cluster: &Cluster) -> Option<String> {
+    let pod: Pod = cluster.get("default", "p").await;
+    pod.status?.nominated_node_name
+}
+
 async fn delete<K: Kind>(cluster: &Cluster, name: &str) {
     let options = DeleteOptions {
         grace_period_seconds: Some(0),
@@ -285,11 +291,13 @@ async fn a_claim_that_goes_while_its_pod_is_bound_costs_the_pod_a_try_only() {
     cluster.apply(CLAIM).await;
     cluster.apply(&pod("p", USES_CLAIM)).await;
     awaits_its_volume(&cluster).await;
+    assert_eq!(expected_on(&cluster).await.as_deref(), Some("n0"), "others know it");
     delete::<PersistentVolumeClaim>(&cluster, "data").await;
     // Nothing protects it here.
     let unprotected = json!({"metadata": {"finalizers": null}});
     let _: PersistentVolumeClaim = cluster.patch("default", "data", unprotected).await;
     cluster.sleep(secs(30)).await;
+    assert_eq!(expected_on(&cluster).await, None, "it is expected nowhere");
     cluster.apply(CLAIM).await;
     awaits_its_volume(&cluster).await;
 }

@@ -62,6 +62,10 @@ impl Binder {
         writes: &Writes,
         core: &Core,
     ) -> anyhow::Result<()> {
+        if !(volumes.is_empty() && devices.is_empty()) {
+            let _place = writes.place().await;
+            self.is_expected(pod, node).await;
+        }
         if !volumes.is_empty() {
             let bound = self.bind_volumes(pod, node, volumes, writes, core);
             let bound = tokio::time::timeout(self.profile.volumes_within, bound);
@@ -146,7 +150,16 @@ impl Binder {
             "Scheduling",
             message.clone(),
         );
-        self.set_status(pod, "SchedulerError", &message, None).await;
+        self.set_status(pod, "SchedulerError", &message, Some(None)).await;
+    }
+
+    /// What has to be done before the pod can be bound may take a while: others are to know where it will be.
+    async fn is_expected(&self, pod: &PodInfo, node: &str) {
+        if pod.nominated_node() != Some(node) {
+            let status = json!({"nominatedNodeName": node});
+            self.patch_pod_status(pod, status, "the node that is expected couldn't be told")
+                .await;
+        }
     }
 
     /// The room that was made for the pod is another's now.
