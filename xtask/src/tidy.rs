@@ -155,7 +155,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ),
     (
         "keelson-gateway",
-        &["keelson-client", "keelson-clock", "keelson-listen"],
+        &["keelson-client", "keelson-clock", "keelson-listen", "keelson-measure"],
     ),
     ("keelson-metrics", &["keelson-client", "keelson-clock"]),
     (

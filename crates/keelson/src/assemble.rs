@@ -199,7 +199,7 @@ impl Cluster {
             };
             node::start(&mut running, config, access, &telling).await?;
             crate::storage::start(&mut running, config, clients.as_ref(), pool)?;
-            node::ingress(&mut running, config, clients.as_ref());
+            node::ingress(&mut running, config, clients.as_ref(), &telling);
             node::announce(&mut running, config, clients.as_ref());
             upgrade::all::follow(&mut running, config, clients.as_ref(), Role::Server, programs);
         }

@@ -203,12 +203,13 @@ pub fn announce(running: &mut Supervisor, config: &Config, clients: &dyn ClientF
 }
 
 /// Requests from outside: this node's part.
-pub fn ingress(running: &mut Supervisor, config: &Config, clients: &dyn ClientFactory) {
+pub fn ingress(running: &mut Supervisor, config: &Config, clients: &dyn ClientFactory, telling: &Telling) {
     if !config.runs(Component::Ingress) {
         return;
     }
     let settings = keelson_gateway::node::Config {
         addresses: config.node_ips.clone(),
+        measures: telling.measures.clone(),
     };
     let client = clients.client(INGRESS_IDENTITY);
     running.spawn("ingress", move |stop| {

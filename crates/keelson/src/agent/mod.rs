@@ -123,7 +123,8 @@ async fn start(options: &Options, alone: &Config) -> anyhow::Result<(Supervisor,
     }
     let (rest, asked) = (node.clone(), wanted.clone());
     let (follower, trusted, node_name) = (node.clone(), wanted.trusted.clone(), config.node_name.clone());
-    node::ingress(&mut components, &config, clients.as_ref());
+    // On its kubelet's page, the only one that it has.
+    node::ingress(&mut components, &config, clients.as_ref(), &telling);
     node::announce(&mut components, &config, clients.as_ref());
     let programs = upgrade::all::Programs::new(&config.data_dir);
     upgrade::all::follow(&mut components, &config, clients.as_ref(), Role::Agent, programs);

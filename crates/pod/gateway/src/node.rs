@@ -9,6 +9,7 @@ use crate::world::{Followed, follow};
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::Service;
 use keelson_client::{Informer, InformerOptions, Rest};
+use keelson_measure::Measures;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -27,6 +28,8 @@ const AGAIN: Duration = Duration::from_secs(2);
 pub struct Config {
     /// Where requests are taken in: one address a family.
     pub addresses: Vec<IpAddr>,
+    /// Where requests are counted.
+    pub measures: Measures,
 }
 
 /// Serves until `stop` fires. What no front leads to costs a watch of a few services and nothing else.
@@ -70,7 +73,7 @@ async fn serve(
     let _ended = ends.clone().drop_guard();
     let mut followed = Followed::start(rest, true, &ends);
     let changed = followed.changed();
-    let mut doors = Doors::new(config.addresses.clone());
+    let mut doors = Doors::new(config);
     tokio::select! {
         () = stop.cancelled() => return Ok(()),
         () = followed.synced() => {}
@@ -110,10 +113,10 @@ struct Doors {
 }
 
 impl Doors {
-    fn new(addresses: Vec<IpAddr>) -> Doors {
+    fn new(config: &Config) -> Doors {
         Doors {
-            addresses,
-            serving: Arc::default(),
+            addresses: config.addresses.clone(),
+            serving: Arc::new(Serving::new(&config.measures)),
             open: BTreeMap::new(),
             told: BTreeSet::new(),
             tasks: TaskTracker::new(),

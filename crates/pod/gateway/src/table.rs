@@ -93,6 +93,8 @@ impl Outer {
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Listener {
+    /// By which what comes to it is counted.
+    pub name: Arc<str>,
     pub host: Host,
     /// Whose certificate is shown for which names.
     pub certificates: Vec<(Host, ObjectKey)>,
@@ -160,6 +162,8 @@ impl Host {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
+    /// Kind, namespace and name of whose it is.
+    pub route: Arc<str>,
     pub order: Order,
     pub when: When,
     pub then: Arc<Action>,

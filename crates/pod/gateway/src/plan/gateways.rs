@@ -153,7 +153,12 @@ fn serve(world: &World, mut place: Place, plan: &mut Plan) {
         hosts
             .values_mut()
             .for_each(|rules| rules.sort_by(|a, b| a.order.cmp(&b.order)));
+        let (kind, holder) = match &listener.set {
+            Some(set) => (listeners::SET, set.clone()),
+            None => (GATEWAY, gateway.key()),
+        };
         port.listeners.push(table::Listener {
+            name: format!("{kind}/{holder}/{}", listener.name).into(),
             clients: listener.clients.clone(),
             certificates: listener
                 .certificate

@@ -66,6 +66,7 @@ pub fn plan(world: &World, plan: &mut Plan) {
         .filter(|(_, s)| usable(s))
         .collect();
     let listener = Listener {
+        name: "Ingress".into(),
         one_label: true,
         hosts,
         ..Listener::default()
@@ -125,6 +126,7 @@ fn rules(world: &World, ingress: &Ingress, hosts: &mut BTreeMap<String, Vec<Rule
             ..Order::default()
         };
         let rule = Rule {
+            route: format!("Ingress/{}", ingress.key()).into(),
             order,
             when: When {
                 path,

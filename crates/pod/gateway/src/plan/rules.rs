@@ -37,6 +37,7 @@ struct Reader<'a> {
     touched: BTreeSet<ObjectKey>,
     kind: Kind,
     route: ObjectKey,
+    name: Arc<str>,
     created: i64,
     unresolved: Option<Told>,
 }
@@ -48,6 +49,7 @@ pub fn read<K: ApiObject>(world: &World, policies: &Policies, kind: Kind, route:
         touched: BTreeSet::new(),
         kind,
         route: route.key(),
+        name: format!("{}/{}", kind.0, route.key()).into(),
         created: created(route),
         unresolved: None,
     };
@@ -115,6 +117,7 @@ impl Reader<'_> {
                 place: (i, j),
             };
             Ok(table::Rule {
+                route: self.name.clone(),
                 order,
                 when,
                 then: action.clone(),

@@ -15,6 +15,7 @@ mod headers;
 mod mirror;
 mod secure;
 mod stream;
+mod told;
 mod tunnel;
 mod vetting;
 
@@ -29,6 +30,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use keelson_client::ObjectKey;
 use keelson_listen::{ByHello, LastOne, Limits, Server};
+use keelson_measure::Measures;
 use parking_lot::RwLock;
 use rustls::server::ServerConnection;
 use rustls::sign::CertifiedKey;
@@ -39,6 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use told::{Counted, Noted, Of, Told};
 use vetting::{Client, Misdirected, Vetting};
 
 /// What a port's connections may cost.
@@ -60,6 +63,7 @@ pub struct Serving {
     now: RwLock<Now>,
     forward: Forward,
     ours: datagram::Ours,
+    told: Arc<Told>,
 }
 
 #[derive(Clone, Default)]
@@ -70,18 +74,24 @@ struct Now {
 
 impl Default for Serving {
     fn default() -> Self {
-        Serving {
-            now: RwLock::default(),
-            forward: Forward::new(),
-            ours: datagram::Ours::default(),
-        }
+        Serving::new(&Measures::default())
     }
 }
 
 impl Serving {
+    pub fn new(measures: &Measures) -> Serving {
+        Serving {
+            now: RwLock::default(),
+            forward: Forward::new(),
+            ours: datagram::Ours::default(),
+            told: Arc::new(Told::new(measures)),
+        }
+    }
+
     /// From now on requests go by these.
     pub fn set(&self, table: Table, certificates: Certificates) {
         self.forward.clients.keep(&table.trusts());
+        self.told.keep(&table);
         let certificates = Arc::new(certificates);
         self.forward.clients.show(certificates.clone());
         let now = Now {
@@ -143,7 +153,7 @@ pub struct From {
 
 impl Server for Door {
     type Peer = Client;
-    type Body = Outgoing;
+    type Body = Counted;
 
     fn connected(&self, remote: SocketAddr, _: Option<&[CertificateDer<'_>]>, _: &CancellationToken) -> Client {
         Client::plain(remote)
@@ -153,7 +163,15 @@ impl Server for Door {
         Client::secured(remote, session)
     }
 
-    async fn answer(&self, peer: &Arc<Client>, request: Request<Incoming>) -> Response<Outgoing> {
+    async fn answer(&self, peer: &Arc<Client>, request: Request<Incoming>) -> Response<Counted> {
+        let mut noted = Noted::new(&self.serving.told, peer.remote, &request);
+        let answer = self.find(peer, request, &mut noted.of).await;
+        noted.answered(answer)
+    }
+}
+
+impl Door {
+    async fn find(&self, peer: &Client, request: Request<Incoming>, of: &mut Of) -> Response<Outgoing> {
         // Its own name in a request twice, or none, is nobody's to guess.
         let Some(authority) = headers::authority(&request) else {
             return plain(StatusCode::BAD_REQUEST, "a request has to name one host\n");
@@ -169,6 +187,9 @@ impl Server for Door {
         }
         let host = matching::host(&authority);
         let port = self.serving.port(self.at);
+        if let Some(listener) = port.as_ref().and_then(|port| matching::listener(port, &host)) {
+            of.listener = listener.name.clone();
+        }
         let vetting = self.vetting.as_ref().zip(port.as_ref());
         let certificate = match vetting.map(|(vetting, port)| vetting.admit(peer, port, &host)) {
             Some(Err(wrong)) => return elsewhere(&wrong),
@@ -183,6 +204,7 @@ impl Server for Door {
                 headers: request.headers(),
             };
             let rule = matching::find(&port, &head)?;
+            of.route = rule.route.clone();
             Some((rule.then.clone(), rule.when.path.clone(), port.number))
         });
         let Some((action, path, port)) = found else {

@@ -14,6 +14,7 @@ use keelson_gateway::serve::{Certificates, Serving, certified, door};
 use keelson_gateway::table::{
     Action, Backend, Host, Listener, PathRule, Port, Protocol, Rule, Speaks, Table, Upstream, When,
 };
+use keelson_measure::Measures;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -109,6 +110,7 @@ pub fn to(addresses: &[SocketAddr], protocol: Protocol) -> Action {
 /// A table with one port, on which one action is for all requests; certificates are for their names.
 pub fn table(at: u16, action: Action, certificates: &[&str]) -> Table {
     let rule = Rule {
+        route: "HTTPRoute/n/r".into(),
         order: Default::default(),
         when: When {
             path: PathRule::prefix("/"),
@@ -117,6 +119,7 @@ pub fn table(at: u16, action: Action, certificates: &[&str]) -> Table {
         then: Arc::new(action),
     };
     let listener = Listener {
+        name: "Gateway/n/g/web".into(),
         certificates: certificates
             .iter()
             .map(|n| (Host::new(n), ObjectKey::new("n", *n)))
@@ -155,9 +158,13 @@ pub struct Gate {
 
 impl Gate {
     pub async fn open(speaks: Speaks) -> Gate {
+        Gate::counting(speaks, &Measures::default()).await
+    }
+
+    pub async fn counting(speaks: Speaks, measures: &Measures) -> Gate {
         let socket = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let at = socket.local_addr().unwrap();
-        let (serving, stop) = (Arc::new(Serving::default()), CancellationToken::new());
+        let (serving, stop) = (Arc::new(Serving::new(measures)), CancellationToken::new());
         let task = tokio::spawn(door(socket, at.port(), speaks, serving.clone(), stop.clone()));
         Gate {
             at,

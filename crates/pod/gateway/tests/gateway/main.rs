@@ -4,6 +4,7 @@
 
 mod backends;
 mod clients;
+mod counted;
 mod datagrams;
 mod identity;
 mod infrastructure;
