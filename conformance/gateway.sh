@@ -12,8 +12,9 @@ mkdir -p "$OUT"; REPORT=${REPORT:-$OUT/report.yaml}
 up() {
   [ -f $STATE/server.pid ] && kill -0 "$(cat $STATE/server.pid)" 2>/dev/null && return
   "$HERE/build.sh" gateway
-  ls $LAB/images/{gateway-api_echo-basic,coredns_coredns,pause}_*.tar >/dev/null 2>&1 || "$HERE/images.sh" 'gateway-api/echo-basic|coredns/coredns|/pause'
+  ls $LAB/images/{gateway-api_echo-basic,coredns_coredns,pause}_*.tar >/dev/null 2>&1 || env -u OUT "$HERE/images.sh" 'gateway-api/echo-basic|coredns/coredns|/pause'
   "$HERE/cluster.sh" up
+  for j in $(seq 300); do "$HERE/cluster.sh" kubectl get loadbalancerippools >/dev/null 2>&1 && break; sleep 0.1; done
   # Each Gateway has an address of its own: those of the suite all have the same ports.
   "$HERE/cluster.sh" kubectl apply -f - >/dev/null <<YAML
 apiVersion: keelson.dev/v1
