@@ -138,9 +138,6 @@ pub fn set_condition(pod: &mut Object, mut condition: Value, now: jiff::Timestam
             {
                 condition.set_at(&["lastTransitionTime"], since);
             }
-            if let Some(seen) = old.get("observedGeneration").cloned() {
-                condition.set_at(&["observedGeneration"], seen);
-            }
             *old = condition;
         }
         None => list.push(condition),
