@@ -210,7 +210,8 @@ impl State {
         if is_other {
             self.queue.happened(ClusterEvent::PodPlaced(pod.clone()), now);
         }
-        if needs_less || is_other || old.is_deleting() != pod.is_deleting() {
+        // One that only ends still takes its room.
+        if needs_less || is_other {
             self.queue.happened(ClusterEvent::PodLeft(old), now);
         }
     }

@@ -86,6 +86,8 @@ pub trait Scorer {
 pub struct Reject {
     /// Removing pods can't help.
     pub is_final: bool,
+    /// Not the node is to blame: the pod's decision ends with this, wherever it would fit.
+    pub is_error: bool,
     reason: Cow<'static, str>,
     more: Vec<Cow<'static, str>>,
 }
@@ -95,6 +97,7 @@ impl Reject {
     pub fn for_now(reason: impl Into<Cow<'static, str>>) -> Reject {
         Reject {
             is_final: false,
+            is_error: false,
             reason: reason.into(),
             more: Vec::new(),
         }
@@ -103,6 +106,13 @@ impl Reject {
         Reject {
             is_final: true,
             ..Reject::for_now(reason)
+        }
+    }
+    /// Something went wrong.
+    pub fn error(reason: impl Into<Cow<'static, str>>) -> Reject {
+        Reject {
+            is_error: true,
+            ..Reject::for_good(reason)
         }
     }
     pub fn push(&mut self, reason: impl Into<Cow<'static, str>>) {

@@ -273,6 +273,9 @@ impl Scheduler {
                 self.told.decided(began.elapsed());
                 self.bind(binder, pod, node, (volumes, devices), began);
             }
+            Plan::Wait(Why {
+                failure: Some(failure), ..
+            }) => self.failed(binder, pod, anyhow::anyhow!(failure), began),
             Plan::Wait(why) => {
                 self.told
                     .ended(Ended::Unschedulable, pod.scheduler_name(), began.elapsed());
@@ -285,7 +288,7 @@ impl Scheduler {
         }
     }
 
-    /// An extender that may not fail did.
+    /// An extender that may not fail did, or a plug-in.
     fn failed(&mut self, binder: Binder, pod: Arc<PodInfo>, error: anyhow::Error, began: Instant) {
         self.told.ended(Ended::Error, pod.scheduler_name(), began.elapsed());
         let Some(pod) = self.core.with(|state, now| state.queue.failed(pod.uid(), now)) else {
@@ -315,9 +318,11 @@ impl Scheduler {
             if state.queue.pod(pod.uid()).is_none() {
                 return (false, displaced);
             }
-            if let Some((node, _)) = &target {
-                // Room that was made for somebody less important is taken: he has to be decided anew.
-                let waiting = state.cluster.nominated_on(node).iter();
+            if let Some((node, victims)) = &target {
+                // Room that was made for somebody less important is taken: he has to be decided anew. If nobody else has to go, it is
+                // the same room, and he waits for the same pods.
+                let is_other = victims.iter().any(|victim| !victim.is_deleting());
+                let waiting = state.cluster.nominated_on(node).iter().filter(|_| is_other);
                 displaced.extend(waiting.filter(|p| p.priority < pod.priority).cloned());
                 state.cluster.nominate(pod.clone(), node);
             } else if why.preemption.as_ref().is_some_and(|p| p.clear_nomination) {
@@ -326,6 +331,9 @@ impl Scheduler {
             for pod in &displaced {
                 state.cluster.clear_nomination(pod.uid());
                 state.queue.wake(pod.uid(), now);
+            }
+            if target.is_some() {
+                state.queue.evicts(pod.uid());
             }
             state.queue.refused(pod.uid(), why.clone(), now);
             (true, displaced)
@@ -344,7 +352,7 @@ impl Scheduler {
             }
             binder.waits(&pod, &why).await;
             if let Some((node, victims)) = target
-                && let Err(error) = binder.evict(&pod, &node, &victims).await
+                && let Err(error) = evict(&core, &binder, &pod, &node, &victims).await
             {
                 tracing::warn!(pod = %pod.key, error = format!("{error:#}"), "preemption failed");
                 core.with(|state, now| {
@@ -409,4 +417,26 @@ impl Scheduler {
             }
         });
     }
+}
+
+/// Makes all of them go, and lets the pod be tried again when the last of them goes.
+async fn evict(
+    core: &Core,
+    binder: &Binder,
+    pod: &PodInfo,
+    node: &str,
+    victims: &[Arc<PodInfo>],
+) -> anyhow::Result<()> {
+    let staying: Vec<_> = victims.iter().filter(|v| !v.is_deleting()).cloned().collect();
+    let evicted = async {
+        let Some((last, others)) = staying.split_last() else {
+            return Ok(());
+        };
+        binder.evict(pod, node, others).await?;
+        core.with(|state, _| state.queue.evicts_last(pod.uid(), last.uid()));
+        binder.evict(pod, node, std::slice::from_ref(last)).await
+    };
+    let evicted = evicted.await;
+    core.with(|state, _| state.queue.has_evicted(pod.uid()));
+    evicted
 }

@@ -69,6 +69,10 @@ pub struct Why {
     pub to_free: Option<Arc<ResourceClaim>>,
     /// What preemption can do about it.
     pub preemption: Option<Preemption>,
+    /// What else is said after all that.
+    pub after: Option<&'static str>,
+    /// Something went wrong: the pod is tried again after a while, whatever happens.
+    pub failure: Option<String>,
 }
 
 /// A node that won't do.
@@ -104,6 +108,9 @@ pub fn plan(profile: &Profile, pod: &PodInfo, snapshot: &Snapshot, turn: &mut Tu
         }
     };
     let Some(node) = chosen else {
+        if why.failure.is_some() {
+            return Plan::Wait(why);
+        }
         frees(profile, cycle, &mut why);
         let preempting = profile.preemption;
         why.preemption = preempting.map(|limits| preempt::find(cycle, &filters, &why, limits, &mut turn.rng));
@@ -123,10 +130,23 @@ fn prepare<'a>(profile: &'a Profile, cycle: Cycle<'a>, why: &mut Why) -> Result<
     }
     Filters::prepare(profile, cycle, why).map_err(|reject| {
         why.outright = Some(reject);
-        why.preemption = profile.preemption.map(|_| preempt::outright(why));
-        frees(profile, cycle, why);
+        if is_before_devices(profile, why) {
+            // Upstream's plug-in for devices, asked first what could be done about it, misses what it would have noted.
+            why.after = Some("not found");
+        } else {
+            why.preemption = profile.preemption.map(|_| preempt::outright(why));
+            frees(profile, cycle, why);
+        }
         Plan::Wait(std::mem::take(why))
     })
+}
+
+/// Whether a plug-in refused all nodes before that for devices was asked.
+fn is_before_devices(profile: &Profile, why: &Why) -> bool {
+    let place = |is_it: &dyn Fn(&str) -> bool| profile.filters().position(|plugin| is_it(plugin.name()));
+    let refused = place(&|name| why.plugins.contains(name));
+    let devices = place(&|name| name == dynamic_resources::NAME);
+    refused.zip(devices).is_some_and(|(refused, devices)| refused < devices)
 }
 
 /// For whoever goes on with them elsewhere: nodes that would do, or the plan if none can. Only that where room was made, if `nominated`.
@@ -143,6 +163,9 @@ pub(crate) fn fitting(
         true => nominated(cycle, &filters).into_iter().collect(),
         false => search(cycle, &filters, only, |nodes| profile.share(nodes), turn, why),
     };
+    if why.failure.is_some() {
+        return Err(Plan::Wait(std::mem::take(why)));
+    }
     Ok(nodes.into_iter().map(|node| node.index).collect())
 }
 
@@ -170,7 +193,8 @@ pub(crate) fn frees(profile: &Profile, cycle: Cycle<'_>, why: &mut Why) {
 
 /// What the pod gets on its node. It was decided once to filter; what came of it is needed now.
 pub(crate) fn settle(profile: &Profile, cycle: Cycle<'_>, node: &Arc<NodeInfo>, mut why: Why) -> Plan {
-    let refused = |plugin, reject| {
+    let refused = |plugin, reject: Reject| {
+        why.failure = failure(plugin, &reject);
         why.plugins.insert(plugin);
         why.nodes.push(Refused {
             node: node.index,
@@ -195,6 +219,12 @@ pub(crate) fn settle(profile: &Profile, cycle: Cycle<'_>, node: &Arc<NodeInfo>, 
         },
         Err(reject) => refused(dynamic_resources::NAME, reject),
     }
+}
+
+fn failure(plugin: &str, reject: &Reject) -> Option<String> {
+    reject
+        .is_error
+        .then(|| format!("running {plugin:?} filter plugin: {}", reject.text()))
 }
 
 /// The node where room was made for the pod, if it fits there: hardly another will do.
@@ -227,6 +257,10 @@ fn search<'a>(
         };
         match filters.check_with_nominated(cycle, node) {
             None => feasible.push(node),
+            Some((plugin, reject)) if reject.is_error => {
+                why.failure = failure(plugin, &reject);
+                return Vec::new();
+            }
             Some((plugin, reject)) => why.nodes.push(Refused {
                 node: *index,
                 plugin,
@@ -387,6 +421,9 @@ impl Why {
 
     /// As upstream tells it.
     pub fn message(&self) -> String {
+        if let Some(failure) = &self.failure {
+            return failure.clone();
+        }
         if self.total == 0 {
             return "no nodes available to schedule pods".into();
         }
@@ -407,7 +444,8 @@ impl Why {
             .as_ref()
             .map(|_| "deallocation of ResourceClaim completed".to_owned());
         let preemption = self.preemption.as_ref().map(|p| format!("preemption: {}", p.message));
-        let after: Vec<String> = freed.into_iter().chain(preemption).collect();
+        let after = self.after.map(str::to_owned);
+        let after: Vec<String> = freed.into_iter().chain(preemption).chain(after).collect();
         if !after.is_empty() {
             text.push_str(&format!(" {}", after.join(", ")));
         }

@@ -76,6 +76,8 @@ pub struct Queue {
     gated: BTreeSet<String>,
     /// The pod being tried, and what has happened since.
     in_flight: Option<(String, Vec<ClusterEvent>)>,
+    /// Pods for which others are being made to go, by uid, and the last of those once it is its turn.
+    evicting: HashMap<String, Option<String>>,
     next: u64,
     helps: Box<Helps>,
     hears: Box<Hears>,
@@ -130,6 +132,7 @@ impl Queue {
             unschedulable: Refused::default(),
             gated: BTreeSet::new(),
             in_flight: None,
+            evicting: HashMap::new(),
             next: 0,
             helps,
             hears: Box::new(|_, _| true),
@@ -268,6 +271,7 @@ impl Queue {
     pub fn remove(&mut self, uid: &str) {
         self.leave(uid);
         self.pods.remove(uid);
+        self.evicting.remove(uid);
         if self.in_flight.as_ref().is_some_and(|(pod, _)| pod == uid) {
             self.in_flight = None;
         }
@@ -340,7 +344,8 @@ impl Queue {
         waiting.span.event_of("Unschedulable", "plugins", || {
             why.plugins.iter().copied().collect::<Vec<_>>().join(",")
         });
-        if missed.iter().any(|event| helps(&self.helps, waiting, event)) {
+        let missed = missed.iter().filter(|event| !is_early(&self.evicting, uid, event));
+        if missed.into_iter().any(|event| helps(&self.helps, waiting, event)) {
             return self.move_on(uid, now, FAILED);
         }
         let until = now + PATIENCE;
@@ -392,6 +397,23 @@ impl Queue {
         }
     }
 
+    /// Others are being made to go for the pod. It isn't tried before the last of them goes: it would find the room of those that have
+    /// gone, and ask for the rest once more.
+    pub fn evicts(&mut self, uid: &str) {
+        if self.pods.contains_key(uid) {
+            self.evicting.insert(uid.to_owned(), None);
+        }
+    }
+    pub fn evicts_last(&mut self, uid: &str, victim: &str) {
+        if let Some(last) = self.evicting.get_mut(uid) {
+            *last = Some(victim.to_owned());
+        }
+    }
+    /// All have been told.
+    pub fn has_evicted(&mut self, uid: &str) {
+        self.evicting.remove(uid);
+    }
+
     /// Something has changed for this one pod.
     pub fn wake(&mut self, uid: &str, now: Instant) {
         if self
@@ -409,6 +431,7 @@ impl Queue {
         let concerned = self.unschedulable.heard(hears).into_iter();
         let helped: Vec<String> = concerned
             .filter(|(_, uid)| self.pods.get(uid).is_some_and(|w| helps(&self.helps, w, &event)))
+            .filter(|(_, uid)| !is_early(&self.evicting, uid, &event))
             .map(|(_, uid)| uid.clone())
             .collect();
         for uid in helped {
@@ -476,6 +499,15 @@ impl Queue {
             self.comes(&uid, event);
         }
     }
+}
+
+/// Whether others are still being made to go for the pod, for all that the event tells.
+fn is_early(evicting: &HashMap<String, Option<String>>, uid: &str, event: &ClusterEvent) -> bool {
+    evicting.get(uid).is_some_and(|last| match event {
+        ClusterEvent::PodLeft(gone) => last.as_deref() != Some(gone.uid()),
+        ClusterEvent::Anything => false,
+        _ => true,
+    })
 }
 
 fn helps(helps: &Helps, waiting: &Waiting, event: &ClusterEvent) -> bool {

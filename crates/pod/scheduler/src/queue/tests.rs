@@ -190,3 +190,26 @@ async fn whoever_goes_while_being_decided_isnt_bound() {
     assert!(!queue.binds("a"));
     assert!(queue.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_makes_others_go_is_tried_again_when_the_last_of_them_is_gone() {
+    let mut queue = Queue::new(
+        Box::new(|event, _, _| matches!(event, ClusterEvent::PodLeft(_))),
+        Backoffs::default(),
+    );
+    queue.set(pod("a", 5), Instant::now());
+    assert_eq!(popped(&mut queue), "a");
+    queue.evicts("a");
+    queue.refused("a", volumes(), Instant::now());
+    queue.happened(ClusterEvent::PodLeft(pod("first", 0)), Instant::now());
+    assert_eq!(popped(&mut queue), "-", "the last hasn't even been told");
+    queue.evicts_last("a", "last");
+    queue.happened(ClusterEvent::PodLeft(pod("first", 0)), Instant::now());
+    assert_eq!(popped(&mut queue), "-");
+    queue.happened(ClusterEvent::PodLeft(pod("last", 0)), Instant::now());
+    assert_eq!(popped(&mut queue), "a");
+    queue.has_evicted("a");
+    queue.refused("a", volumes(), Instant::now());
+    queue.happened(ClusterEvent::PodLeft(pod("another", 0)), Instant::now());
+    assert_eq!(popped(&mut queue), "a");
+}
