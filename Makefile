@@ -9,7 +9,7 @@ KEELSON = $(CURDIR)/$(OUT)/keelson
 # The lists of SIGs: what upstream's suite has beside [Conformance].
 SUITES = $(filter-out %/all.txt %/passing.txt %/quick.txt %/gateway.txt,$(wildcard conformance/lists/*.txt))
 
-.PHONY: help deps build up down test check unit cluster-test console-test conformance suites gateway registry quick differential swap kubeadm clients bench bench-requests bench-compare profiles scheduler-perf release fuzz schema proto lists differential-controllers postgres docs
+.PHONY: help deps build up down test check unit cluster-test console-test conformance suites gateway registry quick differential swap kubeadm clients bench bench-requests bench-compare profiles scheduler-perf release fuzz schema proto lists differential-controllers differential-scheduler postgres docs
 help:
 	@sed -n 's/^## //p' Makefile
 
@@ -78,6 +78,10 @@ differential: deps
 ## make differential-controllers  the same 210 scenarios under kube-controller-manager and our controllers: what differs in what they leave
 differential-controllers: deps
 	@tools/differential-controllers.sh
+
+## make differential-scheduler  the same scenarios under kube-scheduler and ours: what differs in nodes, conditions, events, victims
+differential-scheduler: deps
+	@tools/differential-scheduler.sh
 
 ## make swap        our components among upstream's and the other way round, one by one, while a workload runs
 swap: build

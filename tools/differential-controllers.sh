@@ -2,7 +2,7 @@
 # differential-controllers.sh [OPTION…]: the same scenarios (tests/differential/controllers) under kube-controller-manager and ours, each over a
 # kube-apiserver and an etcd of its own on loopback; the report tells what differs and has no reason in known-differences.txt there. Half an hour at
 # most; outcomes are kept in $LAB/differential-controllers, and only what changed is played again. --only REGEX: scenarios of such names.
-# differential-controllers.sh record: writes what upstream's left anew, to which `cargo test` holds ours.
+# differential-controllers.sh record: writes what upstream's left anew, to which `cargo test` holds ours; with --only, of those alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . conformance/lib/env.sh

@@ -27,6 +27,7 @@ pub struct Builder {
     size: Size,
     controllers: Vec<String>,
     scheduler: bool,
+    profiles: keelson_scheduler::Config,
     seed: u64,
 }
 
@@ -44,6 +45,12 @@ impl Builder {
     /// Which controllers run: `*`, names, or `-name`. None at all: an empty list.
     pub fn controllers(mut self, names: &[&str]) -> Self {
         self.controllers = names.iter().map(|n| (*n).to_owned()).collect();
+        self
+    }
+    /// How the scheduler decides: a `KubeSchedulerConfiguration`.
+    pub fn scheduling(mut self, configuration: &str) -> Self {
+        let read = serde_saphyr::from_str(configuration).expect("YAML");
+        self.profiles = keelson_scheduler::configuration::read(read).expect("a configuration");
         self
     }
     pub fn without_scheduler(mut self) -> Self {
@@ -65,6 +72,7 @@ impl Builder {
             names: self.controllers,
             controllers: None,
             scheduler: None,
+            profiles: self.profiles,
             nodes: BTreeMap::new(),
             size: self.size,
             seed: self.seed,
@@ -97,6 +105,7 @@ pub struct Cluster {
     /// None while they are dead, or are not to run.
     pub controllers: Option<Part>,
     pub scheduler: Option<Part>,
+    profiles: keelson_scheduler::Config,
     nodes: BTreeMap<String, Node>,
     size: Size,
     seed: u64,
@@ -114,6 +123,7 @@ impl Cluster {
             size: Size::default(),
             controllers: vec!["*".into()],
             scheduler: true,
+            profiles: keelson_scheduler::Config::default(),
             seed: given.unwrap_or_else(rand::random),
         }
     }
@@ -145,7 +155,7 @@ impl Cluster {
     }
 
     pub fn start_scheduler(&mut self) {
-        self.scheduler = Some(Part::scheduler(&self.server, self.seed));
+        self.scheduler = Some(Part::scheduler(&self.server, &self.profiles, self.seed));
     }
 
     pub fn kill_controllers(&mut self) {

@@ -57,10 +57,10 @@ impl Part {
         Part::start(server, |clients, stop| keelson_controllers::run(clients, config, stop))
     }
 
-    pub(crate) fn scheduler(server: &Server, seed: u64) -> Part {
+    pub(crate) fn scheduler(server: &Server, profiles: &keelson_scheduler::Config, seed: u64) -> Part {
         let config = keelson_scheduler::Config {
             seed: Some(seed),
-            ..keelson_scheduler::Config::default()
+            ..profiles.clone()
         };
         Part::start(server, |clients, stop| {
             keelson_scheduler::run(clients.client("system:kube-scheduler"), config, stop)

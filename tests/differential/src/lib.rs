@@ -17,6 +17,7 @@ pub mod peer;
 pub mod recorded;
 pub mod report;
 pub mod run;
+pub mod scheduler;
 pub mod shrink;
 pub mod side;
 pub mod world;

@@ -1,13 +1,13 @@
 //! `differential`: compares, records, asks.
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use keelson_differential::case::Request;
 use keelson_differential::peer::Peer;
 use keelson_differential::report::Known;
 use keelson_differential::run::{Options, run};
 use keelson_differential::side::Side;
-use keelson_differential::{controllers, recorded, world};
+use keelson_differential::{controllers, recorded, scheduler, world};
 use regex::Regex;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -67,26 +67,55 @@ enum Command {
         all: bool,
     },
     /// Plays the scenarios of controllers under upstream's and ours, and fails if something differs that has no reason.
-    Controllers {
-        /// Ours.
-        #[arg(long)]
-        program: PathBuf,
-        /// Where outcomes and report are kept.
-        #[arg(long)]
-        work: PathBuf,
-        /// Only scenarios whose name has this.
-        #[arg(long)]
-        only: Option<Regex>,
-        #[arg(long, default_value_t = 24)]
-        width: usize,
-        #[arg(long, default_value_t = 30)]
-        minutes: u64,
-        /// Writes what upstream's left, by which the gate goes.
-        #[arg(long)]
-        record: Option<PathBuf>,
-    },
+    Controllers(Playing),
+    /// The same of schedulers.
+    Scheduler(Playing),
     /// Asks both the requests of a file, a JSON object a line, over the sound objects.
     Ask { file: PathBuf },
+}
+
+#[derive(Args)]
+struct Playing {
+    /// Ours.
+    #[arg(long)]
+    program: PathBuf,
+    /// Where outcomes and report are kept.
+    #[arg(long)]
+    work: PathBuf,
+    /// Only scenarios whose name has this.
+    #[arg(long)]
+    only: Option<Regex>,
+    /// So many at a time, where they don't disturb each other.
+    #[arg(long, default_value_t = 24)]
+    width: usize,
+    #[arg(long, default_value_t = 30)]
+    minutes: u64,
+    /// Writes what upstream's left, by which the gate goes.
+    #[arg(long)]
+    record: Option<PathBuf>,
+}
+
+impl Playing {
+    fn options(self, bin: PathBuf) -> controllers::run::Options {
+        controllers::run::Options {
+            bin,
+            program: self.program,
+            work: self.work,
+            only: self.only,
+            width: self.width,
+            longest: Duration::from_secs(self.minutes * 60),
+            record: self.record,
+        }
+    }
+}
+
+fn told((text, unknown): (String, usize)) -> ExitCode {
+    println!("{text}");
+    if unknown == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 #[tokio::main]
@@ -104,35 +133,14 @@ async fn main() -> Result<ExitCode> {
             false => ExitCode::FAILURE,
         });
     }
-    if let Command::Controllers {
-        program,
-        work,
-        only,
-        width,
-        minutes,
-        record,
-    } = cli.command
-    {
-        let options = controllers::run::Options {
-            bin: cli.bin,
-            program,
-            work,
-            only,
-            width,
-            longest: Duration::from_secs(minutes * 60),
-            record,
-        };
-        let (text, unknown) = controllers::run::run(&options).await?;
-        println!("{text}");
-        return Ok(if unknown == 0 {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        });
-    }
+    let command = match cli.command {
+        Command::Controllers(playing) => return Ok(told(controllers::run::run(&playing.options(cli.bin)).await?)),
+        Command::Scheduler(playing) => return Ok(told(scheduler::run::run(&playing.options(cli.bin)).await?)),
+        other => other,
+    };
     let peer = Peer::start(&cli.bin).await?;
-    match cli.command {
-        Command::Replay { .. } | Command::Controllers { .. } => Ok(ExitCode::SUCCESS),
+    match command {
+        Command::Replay { .. } | Command::Controllers(_) | Command::Scheduler(_) => Ok(ExitCode::SUCCESS),
         Command::Run {
             seed,
             more,

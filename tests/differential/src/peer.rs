@@ -15,6 +15,8 @@ const START: Duration = Duration::from_secs(180);
 
 /// Whom controllers act as.
 pub const MANAGER: &str = "system:kube-controller-manager";
+/// Whom schedulers act as.
+pub const SCHEDULER: &str = "system:kube-scheduler";
 
 pub struct Peer {
     processes: Vec<Child>,
@@ -107,7 +109,7 @@ impl Peer {
         let serving = ca.issue(&CertSpec::server("kube-apiserver", vec![San::parse("127.0.0.1")]))?;
         fs::write(self.dir.join("serving.crt"), serving.cert_pem)?;
         fs::write(self.dir.join("serving.key"), serving.key_pem)?;
-        for (name, groups) in USERS.iter().chain(&[(MANAGER, &[] as &[&str])]) {
+        for (name, groups) in USERS.iter().chain(&[(MANAGER, &[] as &[&str]), (SCHEDULER, &[])]) {
             let issued = ca.issue(&CertSpec::client(name, groups.first().copied()))?;
             fs::write(self.dir.join(format!("{name}.crt")), issued.cert_pem)?;
             fs::write(self.dir.join(format!("{name}.key")), issued.key_pem)?;
@@ -118,7 +120,7 @@ impl Peer {
 
     async fn clients(&self, port: u16) -> Result<Side> {
         let mut clients = HashMap::new();
-        for name in USERS.iter().map(|(name, _)| *name).chain([MANAGER]) {
+        for name in USERS.iter().map(|(name, _)| *name).chain([MANAGER, SCHEDULER]) {
             let (ca, crt, key) = (
                 self.path("ca.crt"),
                 self.path(&format!("{name}.crt")),

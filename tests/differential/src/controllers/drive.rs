@@ -4,7 +4,7 @@ use crate::controllers::api::{Api, DRIVER};
 use crate::controllers::outcome::Outcome;
 use crate::controllers::player::{Player, Report, path, text};
 use crate::controllers::scenario::{Change, Delete, Pods, Scenario, Step, Until};
-use crate::controllers::seen::Seen;
+use crate::controllers::seen::{Seen, Whose};
 use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ impl Stage {
         let api = Api::new(client).await?;
         let mut tasks = JoinSet::new();
         let names = scenarios.iter().map(|s| s.name.clone()).collect();
-        let seen = Seen::start(&api, names, &mut tasks);
+        let seen = Seen::start(&api, Whose::Of(names), &["Pod", "Node"], &mut tasks);
         let player = Player::new(api.clone());
         tasks.spawn(player.clone().play(seen.clone()));
         tokio::task::yield_now().await;
@@ -57,10 +57,13 @@ impl Stage {
                 api,
                 seen,
                 player,
-                scenario,
+                place: &scenario.name,
+                rest: QUIET,
+                alone: false,
                 notes: Vec::new(),
             };
-            act.all().await.with_context(|| format!("scenario {}", scenario.name))?;
+            let played = act.all(scenario).await;
+            played.with_context(|| format!("scenario {}", scenario.name))?;
             let outcome = Outcome::new(&seen.of(&scenario.name), act.notes);
             seen.forget(&scenario.name);
             anyhow::Ok((scenario, outcome))
@@ -84,18 +87,23 @@ impl Stage {
     }
 }
 
-struct Act<'a> {
-    api: &'a Api,
-    seen: &'a Seen,
-    player: &'a Player,
-    scenario: &'a Scenario,
+pub(crate) struct Act<'a> {
+    pub api: &'a Api,
+    pub seen: &'a Seen,
+    pub player: &'a Player,
+    /// Whose it is, and the namespace of what says none.
+    pub place: &'a str,
+    /// So long nothing may change before the next step.
+    pub rest: Duration,
+    /// No controllers are there: a node has the taints that it is made with, and a namespace gets its account.
+    pub alone: bool,
     /// What the server refused, and what never came.
-    notes: Vec<String>,
+    pub notes: Vec<String>,
 }
 
 impl Act<'_> {
-    async fn all(&mut self) -> Result<()> {
-        let name = &self.scenario.name;
+    async fn all(&mut self, scenario: &Scenario) -> Result<()> {
+        let name = &scenario.name;
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         self.make(&namespace).await?;
         let account = Until {
@@ -105,22 +113,22 @@ impl Act<'_> {
         };
         self.until(&account).await?;
         self.quiet().await;
-        for step in &self.scenario.steps {
+        for step in &scenario.steps {
             self.step(step).await.with_context(|| format!("{step:?}"))?;
             self.quiet().await;
         }
         Ok(())
     }
 
-    async fn quiet(&mut self) {
+    pub(crate) async fn quiet(&mut self) {
         let begun = Instant::now();
         let mut busy = begun;
         loop {
             if !self.seen.all_answered() {
                 busy = Instant::now();
             }
-            let last = self.seen.changed(&self.scenario.name).map_or(busy, |c| c.max(busy));
-            if last.elapsed() >= QUIET {
+            let last = self.seen.changed(self.place).map_or(busy, |c| c.max(busy));
+            if last.elapsed() >= self.rest {
                 return;
             }
             if begun.elapsed() >= LONGEST {
@@ -131,7 +139,7 @@ impl Act<'_> {
         }
     }
 
-    async fn step(&mut self, step: &Step) -> Result<()> {
+    pub(crate) async fn step(&mut self, step: &Step) -> Result<()> {
         match step {
             Step::Create(Value::Array(objects)) => {
                 for object in objects {
@@ -168,14 +176,14 @@ impl Act<'_> {
         }
     }
 
-    async fn make(&mut self, object: &Value) -> Result<()> {
+    pub(crate) async fn make(&mut self, object: &Value) -> Result<()> {
         let mut object = object.clone();
         self.fill(&mut object)?;
         let resource = self
             .api
             .resource(text(&object, "/apiVersion"), text(&object, "/kind"))?;
         let place = match text(&object, "/metadata/namespace") {
-            "" => self.scenario.name.clone(),
+            "" => self.place.to_string(),
             other => other.to_string(),
         };
         if resource.namespaced {
@@ -195,7 +203,42 @@ impl Act<'_> {
                 .await?;
             self.note(&format!("status of {}", resource.kind), code, &body);
         }
+        if self.alone {
+            self.complete(&object).await?;
+        }
         Ok(())
+    }
+
+    /// What a controller would do, or undo.
+    async fn complete(&mut self, object: &Value) -> Result<()> {
+        let name = text(object, "/metadata/name");
+        match text(object, "/kind") {
+            "Node" => {
+                if self.is_awaited() {
+                    // Who waits for a node looks at it as it comes, and then as it is.
+                    self.quiet().await;
+                }
+                let taints = json!({"spec": {"taints": object["spec"]["taints"]}});
+                let path = format!("/api/v1/nodes/{name}");
+                let form = "application/merge-patch+json";
+                let (code, body) = self.api.ask("PATCH", &path, form, Some(&taints), DRIVER).await?;
+                self.note("taints", code, &body);
+            }
+            "Namespace" => {
+                let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+                let path = format!("/api/v1/namespaces/{name}/serviceaccounts");
+                let (code, body) = self.api.ask("POST", &path, "", Some(&account), DRIVER).await?;
+                self.note("its account", code, &body);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn is_awaited(&self) -> bool {
+        let of = self.seen.of(self.place);
+        let mut pods = of.objects.values().filter(|o| o["kind"] == "Pod");
+        pods.any(|pod| text(pod, "/spec/nodeName").is_empty())
     }
 
     /// `uid of apps/v1 Deployment web` becomes that.
@@ -215,12 +258,12 @@ impl Act<'_> {
     }
 
     fn find(&self, of: &str) -> Result<Option<Value>> {
-        let (resource, namespace, name) = self.api.named(of, &self.scenario.name)?;
-        Ok(self.seen.object(&self.scenario.name, resource, namespace, name))
+        let (resource, namespace, name) = self.api.named(of, self.place)?;
+        Ok(self.seen.object(self.place, resource, namespace, name))
     }
 
     async fn change(&mut self, change: &Change) -> Result<()> {
-        let (resource, namespace, name) = self.api.named(&change.of, &self.scenario.name)?;
+        let (resource, namespace, name) = self.api.named(&change.of, self.place)?;
         let mut at = resource.path(namespace, name);
         if !change.sub.is_empty() {
             at = format!("{at}/{}", change.sub);
@@ -239,7 +282,7 @@ impl Act<'_> {
     }
 
     async fn delete(&mut self, delete: &Delete) -> Result<()> {
-        let (resource, namespace, name) = self.api.named(&delete.of, &self.scenario.name)?;
+        let (resource, namespace, name) = self.api.named(&delete.of, self.place)?;
         let at = resource.path(namespace, name);
         let body = (!delete.options.is_null()).then_some(&delete.options);
         let (code, answer) = self.api.ask("DELETE", &at, "", body, DRIVER).await?;
@@ -269,10 +312,7 @@ impl Act<'_> {
 
     /// The pods as the server has them now, the oldest first.
     async fn pods(&mut self, pods: &Pods) -> Result<()> {
-        let listed = self
-            .api
-            .get(&format!("/api/v1/namespaces/{}/pods", self.scenario.name))
-            .await?;
+        let listed = self.api.get(&format!("/api/v1/namespaces/{}/pods", self.place)).await?;
         let mut chosen: Vec<&Value> = listed["items"].as_array().into_iter().flatten().collect();
         chosen.retain(|p| pods.with.iter().all(|(k, v)| p["metadata"]["labels"][k] == *v));
         chosen.retain(|p| p.pointer("/metadata/deletionTimestamp").is_some() == pods.gone);

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{Debug, Write as _};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -34,10 +34,10 @@ pub struct Options {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Kept {
+pub(crate) struct Kept {
     /// What was played by which program.
-    stamp: u64,
-    outcome: Outcome,
+    pub stamp: u64,
+    pub outcome: Outcome,
 }
 
 /// Those that are asked for.
@@ -69,7 +69,7 @@ pub async fn run(options: &Options) -> Result<(String, usize)> {
         found.add(&scenario.name, &ours[&scenario.name], &peer[&scenario.name]);
     }
     if let Some(file) = &options.record {
-        recorded::write(&scenarios, &peer, fs::File::create(file)?)?;
+        recorded::update(&scenario::all()?, peer, file)?;
     }
     let known = known()?;
     let text = found.text(&known, options.only.is_none());
@@ -97,7 +97,7 @@ async fn side(
     let mut out = BTreeMap::new();
     let mut left = Vec::new();
     for scenario in scenarios {
-        match kept(&dir, scenario, stamp(scenario, &program)?) {
+        match kept(&dir, &scenario.name, stamp(scenario, &program)?) {
             Some(outcome) => {
                 out.insert(scenario.name.clone(), outcome);
             }
@@ -139,16 +139,16 @@ async fn side(
     Ok(out)
 }
 
-fn stamp(scenario: &Scenario, program: &Path) -> Result<u64> {
+pub(crate) fn stamp(played: &impl Debug, program: &Path) -> Result<u64> {
     let facts = fs::metadata(program).with_context(|| format!("{}", program.display()))?;
     let mut hasher = DefaultHasher::new();
-    format!("{scenario:?}").hash(&mut hasher);
+    format!("{played:?}").hash(&mut hasher);
     (facts.len(), facts.modified()?).hash(&mut hasher);
     Ok(hasher.finish())
 }
 
-fn kept(dir: &Path, scenario: &Scenario, stamp: u64) -> Option<Outcome> {
-    let bytes = fs::read(dir.join(format!("{}.json", scenario.name))).ok()?;
+pub(crate) fn kept(dir: &Path, name: &str, stamp: u64) -> Option<Outcome> {
+    let bytes = fs::read(dir.join(format!("{name}.json"))).ok()?;
     let kept: Kept = serde_json::from_slice(&bytes).ok()?;
     (kept.stamp == stamp).then_some(kept.outcome)
 }

@@ -1,5 +1,6 @@
 //! What happens: steps on objects, as data.
 
+use crate::controllers::recorded::Played;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -25,6 +26,12 @@ pub struct Scenario {
     /// Its namespace; its other namespaces and its objects outside of namespaces begin with it.
     pub name: String,
     pub steps: Vec<Step>,
+}
+
+impl Played for Scenario {
+    fn name(&self) -> &str {
+        &self.name
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -135,7 +142,7 @@ fn furnish(step: &mut Step) {
     }
 }
 
-fn furnish_object(object: &mut Value) {
+pub(crate) fn furnish_object(object: &mut Value) {
     let text = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default();
     let (kind, name) = (text("/kind").to_string(), text("/metadata/name").to_string());
     let labels = json!({"app": name});
@@ -189,7 +196,7 @@ fn pod(of: &mut Value) {
     or(&mut of["spec"]["containers"], json!([{"name": "c", "image": "i"}]));
 }
 
-fn or(place: &mut Value, value: Value) {
+pub(crate) fn or(place: &mut Value, value: Value) {
     if place.is_null() {
         *place = value;
     }

@@ -33,11 +33,20 @@ pub struct Of {
     pub changed: Option<Instant>,
 }
 
+/// Whose objects are.
+pub enum Whose {
+    /// One scenario's of these, by names.
+    Of(HashSet<String>),
+    /// All this one's.
+    All(String),
+}
+
 #[derive(Clone)]
 pub struct Seen {
     all: Arc<Mutex<HashMap<String, Of>>>,
-    names: Arc<HashSet<String>>,
-    /// Pods and nodes that came or changed.
+    whose: Arc<Whose>,
+    /// Kinds of which each object that came or changed is told.
+    told: &'static [&'static str],
     news: broadcast::Sender<Value>,
     /// How many of them the player hasn't answered.
     open: Arc<AtomicUsize>,
@@ -45,10 +54,11 @@ pub struct Seen {
 
 impl Seen {
     /// Follows everything until the set is dropped.
-    pub fn start(api: &Api, names: HashSet<String>, tasks: &mut JoinSet<Result<()>>) -> Seen {
+    pub fn start(api: &Api, whose: Whose, told: &'static [&'static str], tasks: &mut JoinSet<Result<()>>) -> Seen {
         let seen = Seen {
             all: Arc::default(),
-            names: Arc::new(names),
+            whose: Arc::new(whose),
+            told,
             news: broadcast::Sender::new(1 << 16),
             open: Arc::default(),
         };
@@ -79,7 +89,7 @@ impl Seen {
     }
 
     fn take(&self, resource: &Resource, sort: &str, object: Value) {
-        if matches!(resource.kind.as_str(), "Pod" | "Node") && sort != "DELETED" {
+        if self.told.contains(&resource.kind.as_str()) && sort != "DELETED" {
             // Nobody listens before there are players.
             let heard = self.news.send(object.clone()).unwrap_or(0);
             self.open.fetch_add(heard, Ordering::SeqCst);
@@ -94,6 +104,10 @@ impl Seen {
 
     /// Whose it is.
     fn scenario(&self, resource: &Resource, object: &Value) -> Option<String> {
+        let names = match &*self.whose {
+            Whose::Of(names) => names,
+            Whose::All(name) => return Some(name.clone()),
+        };
         let text = |at: &str| object.pointer(at).and_then(Value::as_str).filter(|t| !t.is_empty());
         let outside = text("/spec/claimRef/namespace").or(text("/spec/source/persistentVolumeName"));
         let told = text("/involvedObject/name").filter(|_| text("/involvedObject/namespace").is_none());
@@ -101,7 +115,7 @@ impl Seen {
             true => told.or(text("/metadata/namespace")),
             false => outside.or(text("/metadata/name")),
         }?;
-        prefixes(of).find(|p| self.names.contains(*p)).map(str::to_string)
+        prefixes(of).find(|p| names.contains(*p)).map(str::to_string)
     }
 
     pub fn of(&self, scenario: &str) -> Of {
