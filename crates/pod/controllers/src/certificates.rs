@@ -4,6 +4,7 @@ pub mod nodes;
 mod request;
 
 use crate::context::{Context, now};
+use crate::util::until_due;
 use crate::wire;
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -314,7 +315,7 @@ impl Reconcile for Cleaner {
         };
         let left = at.duration_since(now());
         if left > SignedDuration::ZERO {
-            return Ok(Outcome::After(Duration::from_millis(left.as_millis() as u64 + 1)));
+            return Ok(Outcome::After(until_due(left)));
         }
         match self
             .objects

@@ -7,7 +7,7 @@ use crate::claim::{Owner, claim};
 use crate::context::{Context, now};
 use crate::history::{History, REVISION_LABEL, Wanted};
 use crate::pod_control::{BURST, PodControl, message};
-use crate::util::scaled;
+use crate::util::{scaled, until_due};
 use crate::{pods, wire};
 use async_trait::async_trait;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
@@ -191,10 +191,7 @@ impl Sets {
         let ready = pods
             .iter()
             .filter_map(|p| pods::available_in(p, min_ready, snapshot.now));
-        let soon = ready
-            .filter(|w| min_ready > 0 && w.is_positive())
-            .min()
-            .map(|w| Duration::from_millis(w.as_millis() as u64));
+        let soon = ready.filter(|w| min_ready > 0 && w.is_positive()).min().map(until_due);
         Ok(match [wait, soon].into_iter().flatten().min() {
             Some(wait) => Outcome::After(wait),
             None => Outcome::Done,

@@ -8,7 +8,7 @@ mod status;
 use crate::claim::{Owner, claim};
 use crate::context::{Context, now};
 use crate::pod_control::message;
-use crate::util::{content_hash, template_value};
+use crate::util::{content_hash, template_value, until_due};
 use crate::{pods, wire};
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
@@ -25,7 +25,6 @@ use rollout::Scale;
 use sets::Sets;
 use status::PROGRESSING;
 use std::sync::Arc;
-use std::time::Duration;
 
 const NAME_LENGTH: usize = 253;
 
@@ -435,9 +434,7 @@ impl Deployments {
         status: k8s_openapi::api::apps::v1::DeploymentStatus,
     ) -> anyhow::Result<Outcome> {
         let next = status::next_check(&d, &status, now());
-        let outcome = next.map_or(Outcome::Done, |wait| {
-            Outcome::After(Duration::from_millis(wait.as_millis() as u64))
-        });
+        let outcome = next.map_or(Outcome::Done, |wait| Outcome::After(until_due(wait)));
         d.status = Some(status);
         let revision = sets::annotation(&d, sets::REVISION).map(str::to_string);
         let revision_changed = sets::annotation(found, sets::REVISION) != revision.as_deref();

@@ -3,7 +3,7 @@
 mod stale;
 
 use crate::context::{Context, now};
-use crate::util::scaled;
+use crate::util::{scaled, until_due};
 use crate::{pods, wire};
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
@@ -21,7 +21,6 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// An eviction that was granted but not followed by a deletion is forgotten after this.
 const GRANT: SignedDuration = SignedDuration::from_secs(120);
@@ -149,9 +148,7 @@ impl Reconcile for Budgets {
         if expected.is_err() {
             return Ok(Outcome::Retry);
         }
-        Ok(next.map_or(Outcome::Done, |wait| {
-            Outcome::After(Duration::from_millis(wait.as_millis().max(1) as u64))
-        }))
+        Ok(next.map_or(Outcome::Done, |wait| Outcome::After(until_due(wait))))
     }
 }
 

@@ -7,6 +7,7 @@ mod plan;
 use crate::claim::{Owner, claim};
 use crate::context::{Context, now};
 use crate::pod_control::{BURST, PodControl, message};
+use crate::util::until_due;
 use crate::{pods, wire};
 use async_trait::async_trait;
 use census::Census;
@@ -19,7 +20,6 @@ use keelson_client::{
 use kinds::Replicated;
 use plan::Step;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub fn start_replica_sets(context: &Context) {
     start::<ReplicaSet>(context, "replicaset", "replicaset-controller");
@@ -125,7 +125,7 @@ impl<K: Replicated> Reconcile for Sets<K> {
             anyhow::bail!("{failure}");
         }
         Ok(match next {
-            Some(wait) => Outcome::After(Duration::from_millis(wait.as_millis().max(0) as u64)),
+            Some(wait) => Outcome::After(until_due(wait)),
             None => Outcome::Done,
         })
     }

@@ -8,6 +8,7 @@ use crate::claim::{Owner, claim};
 use crate::context::{Context, now};
 use crate::history::{HASH_LABEL, History, Recorded, Wanted, template_of};
 use crate::pod_control::message;
+use crate::util::until_due;
 use crate::{pods, wire};
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -22,7 +23,6 @@ use keelson_client::{
 };
 use plan::{Revisions, Step};
 use retention::Upkeep;
-use std::time::Duration;
 
 pub fn start(context: &Context) {
     let sets = context.informer::<StatefulSet>();
@@ -157,7 +157,7 @@ impl Reconcile for Sets {
             return Ok(Outcome::Retry);
         }
         Ok(match plan::next_check(&set, &all, now) {
-            Some(wait) => Outcome::After(Duration::from_millis(wait.as_millis() as u64)),
+            Some(wait) => Outcome::After(until_due(wait)),
             None => Outcome::Done,
         })
     }

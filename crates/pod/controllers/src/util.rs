@@ -1,10 +1,12 @@
 //! Small things many controllers share.
 
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use keelson_client::ApiObject;
 use serde_json::Value;
 use std::hash::Hasher;
+use std::time::Duration;
 
 /// A number, or a percentage of `total`. What can't be read counts as 0: validation keeps it out.
 pub fn scaled(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
@@ -24,6 +26,14 @@ pub fn scaled(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
             whole.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32
         }
     }
+}
+
+/// The time until something is due, never less than it is: who looks again looks when it has come, and not over and over in
+/// the last millisecond before.
+pub fn until_due(wait: SignedDuration) -> Duration {
+    Duration::try_from(wait)
+        .unwrap_or_default()
+        .max(Duration::from_millis(1))
 }
 
 /// 32-bit FNV-1a.
@@ -117,6 +127,14 @@ mod tests {
         assert_eq!(scaled(percent("25%").as_ref(), 10, false), 2);
         assert_eq!(scaled(Some(&IntOrString::Int(7)), 10, false), 7);
         assert_eq!(scaled(percent("x").as_ref(), 10, true), 0);
+    }
+
+    #[test]
+    fn nobody_looks_too_early() {
+        let exact = SignedDuration::new(2, 999_999_995);
+        assert_eq!(until_due(exact), Duration::new(2, 999_999_995));
+        assert_eq!(until_due(SignedDuration::from_nanos(5)), Duration::from_millis(1));
+        assert_eq!(until_due(SignedDuration::from_secs(-1)), Duration::from_millis(1));
     }
 
     #[test]
