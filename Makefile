@@ -17,7 +17,7 @@ deps:
 	@tools/deps.sh
 
 build: deps
-	cargo build --profile $(PROFILE) --locked -p keelson
+	tools/build.sh $(PROFILE) -p keelson
 
 # What is tried on this machine is built sooner; PROFILE=release gives what is measured.
 up down: PROFILE = up
@@ -116,7 +116,7 @@ bench: build
 LOAD = $(CURDIR)/$(OUT)/request-bench
 bench-requests bench-compare profiles: export LOAD := $(LOAD)
 $(LOAD): .FORCE
-	cargo build --profile $(PROFILE) --locked -p keelson-load
+	tools/build.sh $(PROFILE) -p keelson-load
 .PHONY: .FORCE
 
 ## make bench-requests  what requests cost our API server and upstream's, in CPU time of the servers; QUICK=1 for minutes, ROWS=regex; goes on where it was interrupted
@@ -135,7 +135,7 @@ profiles: deps $(LOAD)
 # Upstream's own: PERF="--workloads $$(go env GOMODCACHE)/k8s.io/kubernetes@v1.37.2/test/integration/scheduler_perf --run '^SchedulingBasic/5000Nodes$$'"
 scheduler-perf: PROFILE = up
 scheduler-perf: deps
-	cargo build --profile $(PROFILE) --locked --workspace --bin scheduler-perf
+	tools/build.sh $(PROFILE) --workspace --bin scheduler-perf
 	$(OUT)/scheduler-perf --history $(OUT)/scheduler-perf.jsonl $(PERF)
 
 ## make release     what is handed out, in dist, and tried: static program, manual, completions, .deb, .rpm, image, bill of materials, sums; ARCHS="x86_64 aarch64"

@@ -12,8 +12,9 @@ if [ ! -x "$BEFORE" ]; then
   TREE=$(realpath "$OUT")/tree-$REV
   trap 'git worktree remove --force "$TREE"' EXIT
   [ -d "$TREE" ] || git worktree add --detach "$TREE" "$REV"
-  # What both have alike is built once.
-  (cd "$TREE" && CARGO_TARGET_DIR=$OLDPWD/target/compare cargo build --profile "$PROFILE" --locked -p keelson)
+  # As that revision builds. What both have alike is built once.
+  BUILD=(cargo build --profile "$PROFILE" --locked); [ ! -x "$TREE/tools/build.sh" ] || BUILD=(tools/build.sh "$PROFILE")
+  (cd "$TREE" && CARGO_TARGET_DIR=$OLDPWD/target/compare "${BUILD[@]}" -p keelson)
   cp "target/compare/$([ "$PROFILE" = dev ] && echo debug || echo "$PROFILE")/keelson" "$BEFORE.new"; mv "$BEFORE.new" "$BEFORE"
 fi
 "$LOAD" rounds --side "$REV=keelson:$BEFORE" --side "now=keelson:$KEELSON" --history "$OUT/compare.jsonl" --dir "$OUT/run" \

@@ -23,14 +23,16 @@ bring() {
 
 # build ARCH: a program that tells nothing of the machine it was built on
 build() {
-  local target=$1-unknown-linux-gnu upper cargo_home=${CARGO_HOME:-$HOME/.cargo} static=() flags= linked=${STATIC:-}
+  local target=$1-unknown-linux-gnu upper cargo_home=${CARGO_HOME:-$HOME/.cargo} with=() flags= linked=${STATIC:-}
   # What another machine has is not known here.
   [ "$1" = "$HOST" ] || { bring "$1"; linked=1; }
   upper=$(tr a-z- A-Z_ <<<"$target")
-  [ -z "$linked" ] || { static=(LIBSECCOMP_LINK_TYPE=static); flags="-C target-feature=+crt-static -C relocation-model=static -C link-arg=-fuse-ld=bfd"; }
-  env "${static[@]}" "LIBSECCOMP_LIB_PATH=/usr/lib/$1-linux-gnu" \
+  # Laid out by use, as tools/build.sh does it, where the linker knows how.
+  [ -n "$linked" ] || [ "$1" != x86_64 ] || with=("CARGO_TARGET_${upper}_LINKER=$ROOT/tools/layout/clang")
+  [ -z "$linked" ] || { with=(LIBSECCOMP_LINK_TYPE=static); flags="-C target-feature=+crt-static -C relocation-model=static -C link-arg=-fuse-ld=bfd"; }
+  env "${with[@]}" "LIBSECCOMP_LIB_PATH=/usr/lib/$1-linux-gnu" \
     "CFLAGS_${target//-/_}=-ffile-prefix-map=$cargo_home=/cargo -ffile-prefix-map=$ROOT=/keelson" \
-    "CARGO_TARGET_${upper}_RUSTFLAGS=$flags --remap-path-prefix=$cargo_home=/cargo --remap-path-prefix=$ROOT=/keelson" \
+    "CARGO_TARGET_${upper}_RUSTFLAGS=$flags -C symbol-mangling-version=v0 --remap-path-prefix=$cargo_home=/cargo --remap-path-prefix=$ROOT=/keelson" \
     cargo build --profile release --locked --package keelson --target "$target"
   KEELSON=${CARGO_TARGET_DIR:-$ROOT/target}/$target/release/keelson
 }

@@ -7,7 +7,7 @@ export KEELSON=$PWD/target/$([ "$PROFILE" = dev ] && echo debug || echo "$PROFIL
 export CLUSTER=${CLUSTER:-klt0} NODE_IP=${NODE_IP:-10.79.0.1}
 . conformance/lib/env.sh
 step() { printf '\n=== %s %s\n' "$(date +%T)" "$*"; }
-step "building keelson ($PROFILE)"; cargo build --locked --profile "$PROFILE" -p keelson
+step "building keelson ($PROFILE)"; tools/build.sh "$PROFILE" -p keelson
 step "building the suite"; conformance/build.sh quick; conformance/images.sh >/dev/null
 step "the store over etcd, and the same answers from ours"; tools/test-etcd.sh
 step "our store in the place of etcd"; tools/test-etcd-api.sh
