@@ -6,4 +6,5 @@ cd "$(dirname "$0")/.."
 if [ "$1" != dev ] && [ "$(uname -m)" = x86_64 ]; then
   export RUSTFLAGS="${RUSTFLAGS:+$RUSTFLAGS }-C symbol-mangling-version=v0" CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER=$PWD/tools/layout/clang
 fi
-exec "${CARGO:-cargo}" build --profile "$1" --locked "${@:2}"
+"${CARGO:-cargo}" build --profile "$1" --locked "${@:2}"
+cat "${CARGO_TARGET_DIR:-target}/${1/#dev/debug}/deps/layout" 2>/dev/null || true
