@@ -128,10 +128,7 @@ fn run_once(
         .context("cannot start the runtime")?;
     runtime.spawn(async {
         tokio::time::sleep(STARTED).await;
-        match keelson_sys::text::let_go() {
-            Ok(bytes) => tracing::debug!(bytes, "what only the start needed of the program is let go"),
-            Err(error) => tracing::debug!(%error, "the program stays in memory as a whole"),
-        }
+        let_go();
     });
     let ended = runtime.block_on(async {
         let stopping = Stopping {
@@ -142,6 +139,14 @@ fn run_once(
     });
     runtime.shutdown_timeout(LAST);
     ended
+}
+
+/// After work that the program seldom does: what only that needed of it needn't stay in memory.
+pub fn let_go() {
+    match keelson_sys::text::let_go() {
+        Ok(bytes) => tracing::debug!(bytes, "what of the program is needed no more is let go"),
+        Err(error) => tracing::debug!(%error, "the program stays in memory as a whole"),
+    }
 }
 
 /// Runs what `start` starts until a signal, or until `changed`, and stops it then. A signal while it starts ends that.

@@ -45,6 +45,7 @@ impl Schedule {
                     SOON
                 }
             };
+            crate::process::let_go();
         }
     }
 

@@ -174,6 +174,7 @@ pub async fn run(snapshots: Arc<Snapshots>, plan: Plan, stop: CancellationToken)
                 wait = SOON;
             }
         }
+        crate::process::let_go();
     }
 }
 
