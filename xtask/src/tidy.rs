@@ -18,7 +18,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("keelson-devices", &["keelson-grpc"]),
     ("keelson-clock", &[]),
     ("keelson-follow", &[]),
-    ("keelson-listen", &[]),
+    ("keelson-listen", &["keelson-sys"]),
     ("keelson-measure", &[]),
     ("keelson-trace", &["keelson-grpc"]),
     ("keelson-cron", &["keelson-api"]),

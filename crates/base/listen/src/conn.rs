@@ -2,12 +2,13 @@
 
 use crate::answer::{LastOne, Outgoing, Slot, WriteBy};
 use crate::io::Watched;
+use crate::lanes::Spawner;
 use crate::peers::Place;
 use crate::{Limits, Server};
 use anyhow::Result;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -213,6 +214,7 @@ async fn watch(conn: &Conn, limits: &Limits) -> Overdue {
 
 pub struct Connection<S> {
     pub server: Arc<S>,
+    pub spawner: Spawner,
     pub limits: Arc<Limits>,
     pub stop: CancellationToken,
     pub remote: SocketAddr,
@@ -234,7 +236,11 @@ impl<S: Server> Connection<S> {
         let (server, ours, default, unread) = (self.server, conn.clone(), limits.answer, limits.unread);
         let leaving = self.stop.child_token();
         let leave = leaving.clone();
-        let service = service_fn(move |request: http::Request<Incoming>| {
+        let asker = self.spawner.asker().cloned();
+        let service = service_fn(move |mut request: http::Request<Incoming>| {
+            if let Some(asker) = &asker {
+                request.extensions_mut().insert(asker.clone());
+            }
             let open = ours.begin();
             if !http2 && request.version() == http::Version::HTTP_2 {
                 ours.speaks_http2();
@@ -250,7 +256,7 @@ impl<S: Server> Connection<S> {
                 Ok::<_, Infallible>(answer.map(|body| Outgoing::new(body, by, unread, &conn, open)))
             }
         });
-        let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+        let mut builder = hyper_util::server::conn::auto::Builder::new(self.spawner);
         builder
             .http1()
             .timer(TokioTimer::new())

@@ -9,17 +9,23 @@
 mod answer;
 mod conn;
 mod io;
+mod lanes;
 mod peers;
+mod share;
 
 pub use answer::{LastOne, WriteBy};
+pub use lanes::{Counted, for_all};
 pub use peers::Peers;
+pub use share::Asker;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use hyper::body::Incoming;
+use lanes::{Lanes, Spawner};
 use rustls::ServerConfig;
 use rustls::server::{Acceptor, ClientHello, ServerConnection};
 use rustls_pki_types::CertificateDer;
+use share::Shares;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,6 +93,9 @@ pub struct Limits {
     /// For how long a client may take nothing of an answer of which there is more; then it is late. `None`: for ever.
     pub unread: Option<Duration>,
     pub late: Duration,
+    /// How much time of the processor a client may have had within a second; who had more comes after the others, by threads of a lower
+    /// priority ([`share`], [`lanes`]). `None`: all are served as they come.
+    pub share: Option<Duration>,
     /// How long open requests may go on after the stop.
     pub drain: Duration,
 }
@@ -113,6 +122,7 @@ impl Default for Limits {
             answer: None,
             unread: None,
             late: Duration::from_secs(10),
+            share: None,
             drain: Duration::from_secs(5),
         }
     }
@@ -164,6 +174,7 @@ async fn accept<S: Server>(
     stop: CancellationToken,
 ) -> Result<()> {
     let peers = Peers::new(limits.connections);
+    let lanes = limits.share.map(|most| (Lanes::new(), Shares::new(most)));
     let limits = Arc::new(limits);
     let tasks = TaskTracker::new();
     let leaving = CancellationToken::new();
@@ -187,8 +198,13 @@ async fn accept<S: Server>(
             tracing::debug!(%remote, "no place for a connection");
             continue;
         };
+        let spawner = lanes
+            .as_ref()
+            .map(|(lanes, shares)| Spawner::of(lanes, shares, remote.ip()));
+        let spawner = spawner.unwrap_or_default();
         let connection = conn::Connection {
             server: server.clone(),
+            spawner: spawner.clone(),
             limits: limits.clone(),
             stop: leaving.clone(),
             remote,
@@ -196,7 +212,9 @@ async fn accept<S: Server>(
             without_http2,
         };
         let acceptor = acceptor.clone();
-        tasks.spawn(async move {
+        let tracked = tasks.token();
+        spawner.spawn(async move {
+            let _tracked = tracked;
             if let Err(e) = serve(connection, stream, acceptor).await {
                 tracing::debug!(%remote, "a connection ended: {e:#}");
             }

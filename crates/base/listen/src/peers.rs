@@ -45,7 +45,7 @@ impl Drop for Place {
 }
 
 /// One household has a /64 of IPv6 to itself.
-fn peer_of(ip: IpAddr) -> IpAddr {
+pub(crate) fn peer_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip) >> 64 << 64).into(),
         ip => ip,

@@ -21,6 +21,7 @@ pub mod program;
 pub mod seccomp;
 pub mod tcp;
 pub mod text;
+pub mod thread;
 pub mod tree;
 pub mod tty;
 pub mod wireguard;

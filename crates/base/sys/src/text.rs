@@ -53,7 +53,9 @@ mod tests {
     #[test]
     fn only_what_is_as_in_the_file_is_meant() {
         let mapping = |rights, file, anonymous| {
-            format!("01b1f000-0658d000 {rights} 0191f000 fe:00 12   {file}\nRss: 8 kB\nAnonymous: {anonymous} kB\nVmFlags: rd mr\n")
+            format!(
+                "01b1f000-0658d000 {rights} 0191f000 fe:00 12   {file}\nRss: 8 kB\nAnonymous: {anonymous} kB\nVmFlags: rd mr\n"
+            )
         };
         let found = |rights, file, anonymous| as_in_file(&mapping(rights, file, anonymous), "/usr/bin/keelson");
         let whole = [(0x01b1_f000, 0x0658_d000)];

@@ -17,7 +17,7 @@ use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body as _;
 use keelson_api::{ApiError, ApiResult, Reason, Str};
-use keelson_listen::WriteBy;
+use keelson_listen::{Asker, Counted, WriteBy};
 use keelson_registry::ResourceDef;
 use keelson_trace::{child, within};
 use std::panic::AssertUnwindSafe;
@@ -62,7 +62,9 @@ async fn timed(server: &Arc<ServerState>, context: RequestContext, request: Requ
         let server = server.clone();
         // A client that goes away, or the deadline, drops this future; a write that has begun is completed all the same,
         // so that what it reserved is kept or given back.
-        let task = tokio::spawn(async move { staged(&server, context, request).await });
+        let asker = request.extensions().get::<Asker>().cloned();
+        let work = async move { staged(&server, context, request).await };
+        let task = tokio::spawn(Counted::new(asker, work));
         timeout_at(deadline, task)
             .await
             .map(|ended| ended.unwrap_or_else(broken_off))
@@ -98,6 +100,12 @@ async fn staged(server: &Arc<ServerState>, mut context: RequestContext, mut requ
         Ok(known) => known,
         Err(why) => return unknown(server, &context, attempted, why).await,
     };
+    // Whoever has no name of his own is known by his address.
+    if let Some(asker) = request.extensions().get::<Asker>()
+        && !user.in_group("system:unauthenticated")
+    {
+        asker.is(&user.name);
+    }
     let cut = match revoked::may_stay(&context.info, request.headers()) {
         true => revoked::stays(&server.revocations, proof),
         false => None,

@@ -47,6 +47,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+/// A client that has had a tenth of a processor lately comes after those who had less.
+const SHARE: Duration = Duration::from_millis(100);
 const FLOW_SCHEMAS: &str = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas";
 const PRIORITY_LEVELS: &str = "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations";
 
@@ -128,7 +130,10 @@ impl ApiServer {
             vouched: self.state.vouched.clone(),
             revocations: self.state.revocations.clone(),
             offer: config.tls.clone(),
-            limits: Limits::default(),
+            limits: Limits {
+                share: Some(SHARE),
+                ..Limits::default()
+            },
             failed: self.state.metrics.failed_handshakes.clone(),
         };
         let ending = &self.state.ending;

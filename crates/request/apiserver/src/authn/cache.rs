@@ -100,7 +100,7 @@ impl TokenCache {
             key,
             _place: place,
         };
-        let task = tokio::spawn(async move {
+        let task = keelson_listen::for_all().spawn(async move {
             let found = match tokio::time::timeout(TIMEOUT, asked).await {
                 Ok(found) => found,
                 Err(_) => Err("context deadline exceeded".into()),

@@ -9,7 +9,7 @@ use http::{Extensions, HeaderMap, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{self, Client};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::error::Error;
@@ -49,7 +49,7 @@ impl Kept {
         }
         let scheme = if target.tls.is_some() { "https" } else { "http" };
         let origin = format!("{scheme}://{}", target.host);
-        let client = Client::builder(TokioExecutor::new())
+        let client = Client::builder(ForAll)
             .timer(TokioTimer::new())
             .http2_keep_alive_interval(SILENT)
             .http2_keep_alive_timeout(GIVE_UP)
@@ -164,7 +164,21 @@ impl tower::Service<Uri> for Way {
     }
     fn call(&mut self, _: Uri) -> Self::Future {
         let target = self.0.clone();
-        Box::pin(async move { target.open().await.map(TokioIo::new) })
+        let opened = keelson_listen::for_all().spawn(async move { target.open().await });
+        Box::pin(async move { Ok(TokioIo::new(opened.await??)) })
+    }
+}
+
+/// A connection that is kept belongs to no request, and doesn't come behind with the one that began it.
+#[derive(Clone)]
+struct ForAll;
+
+impl<F> hyper::rt::Executor<F> for ForAll
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        drop(keelson_listen::for_all().spawn(task));
     }
 }
 

@@ -4,12 +4,15 @@
 //! took, seats times seconds, is put to its queue's account when it ends, and the queue with the least on it comes next. So
 //! a flood of one flow, or few but wide or slow requests of it, leaves room for the others.
 //!
+//! A flow gets more seats only while enough stay free for who comes next ([`PART`]): seats that are held for long, by lists on their way or by who
+//! reads slowly, are never all of one client's. It waits then as if there were none, and others go past it.
+//!
 //! A request may be wider than one seat. When it is its turn it waits for as many, and nobody goes past it.
 
 use super::demand::Demand;
 use crate::metrics::InFlight;
 use parking_lot::Mutex;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -17,6 +20,10 @@ use tokio::time::Instant;
 
 /// What a request is taken to cost before it is known (upstream's 3 ms), so that those that wait don't all look free.
 const GUESS: f64 = 0.003;
+
+/// A flow that has seats has at most so many times what stays free: one alone three quarters of a level, two three sevenths each. What is kept
+/// free shrinks with the flows, and is never nothing for a new one.
+const PART: usize = 3;
 
 /// The queues of a level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +72,7 @@ struct Queue {
 
 struct Waiter {
     sender: oneshot::Sender<Permit>,
+    flow: u64,
     width: Width,
 }
 
@@ -75,6 +83,8 @@ struct State {
     waiting: usize,
     waiting_seats: usize,
     queues: Vec<Queue>,
+    /// Seats of each flow that has some.
+    flows: HashMap<u64, usize>,
     hand: usize,
     length: usize,
     /// The account of the queue that was served last: one that comes new begins there, not with what it never asked for.
@@ -92,8 +102,16 @@ pub struct Permit {
     gate: Arc<Gate>,
     width: Width,
     since: Instant,
-    queue: Option<(usize, u64)>,
+    held: Held,
     told: Option<InFlight>,
+}
+
+/// On whose account seats are.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    flow: Option<u64>,
+    /// With the generation of queues.
+    queue: Option<(usize, u64)>,
 }
 
 impl Permit {
@@ -107,13 +125,13 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let (gate, seats, linger) = (self.gate.clone(), self.width.seats, self.width.linger);
-        let (queue, took) = (self.queue, self.since.elapsed() + linger);
+        let (held, took) = (self.held, self.since.elapsed() + linger);
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) if !linger.is_zero() => drop(runtime.spawn(async move {
                 tokio::time::sleep(linger).await;
-                gate.release(seats, queue, took);
+                gate.release(seats, held, took);
             })),
-            _ => gate.release(seats, queue, took),
+            _ => gate.release(seats, held, took),
         }
     }
 }
@@ -173,17 +191,16 @@ impl Gate {
         let mut state = self.0.lock();
         state.in_use += width.seats;
         state.note();
-        self.permit(width, None)
+        self.permit(width, Held::default())
     }
 
     pub async fn enter(self: &Arc<Self>, flow: u64, width: Width) -> Result<Permit, Refusal> {
         let receiver = {
             let mut state = self.0.lock();
             let chosen = state.least_of_hand(flow);
-            if state.waiting == 0 && state.fits(width) {
-                state.take(width, chosen);
-                let queue = chosen.map(|q| (q, state.generation));
-                return Ok(self.permit(width, queue));
+            if state.waiting == 0 && state.fits(width) && state.may_have(flow, width) {
+                let held = state.take(width, flow, chosen);
+                return Ok(self.permit(width, held));
             }
             let chosen = chosen.ok_or(Refusal::Full)?;
             state.forget_the_gone(chosen);
@@ -191,7 +208,7 @@ impl Gate {
                 return Err(Refusal::Full);
             }
             let (sender, receiver) = oneshot::channel();
-            state.push(chosen, Waiter { sender, width });
+            state.push(chosen, Waiter { sender, flow, width });
             state.note();
             receiver
         };
@@ -199,21 +216,24 @@ impl Gate {
         receiver.await.map_err(|_| Refusal::Full)
     }
 
-    fn permit(self: &Arc<Self>, width: Width, queue: Option<(usize, u64)>) -> Permit {
+    fn permit(self: &Arc<Self>, width: Width, held: Held) -> Permit {
         Permit {
             gate: self.clone(),
             width,
             since: Instant::now(),
-            queue,
+            held,
             told: None,
         }
     }
 
-    fn release(self: &Arc<Self>, seats: usize, queue: Option<(usize, u64)>, took: Duration) {
+    fn release(self: &Arc<Self>, seats: usize, held: Held, took: Duration) {
         {
             let mut state = self.0.lock();
             state.in_use = state.in_use.saturating_sub(seats);
-            if let Some((queue, generation)) = queue
+            if let Some(flow) = held.flow {
+                state.give_back(flow, seats);
+            }
+            if let Some((queue, generation)) = held.queue
                 && generation == state.generation
             {
                 let queue = &mut state.queues[queue];
@@ -236,9 +256,8 @@ impl Gate {
                     return;
                 }
                 let Some(waiter) = state.pop(queue) else { return };
-                state.take(width, Some(queue));
-                let queue = Some((queue, state.generation));
-                (waiter.sender, self.permit(width, queue))
+                let held = state.take(width, waiter.flow, Some(queue));
+                (waiter.sender, self.permit(width, held))
             };
             // The lock is free here: a returned permit drops, and its drop takes the lock.
             drop(sender.send(permit));
@@ -251,8 +270,27 @@ impl State {
     fn fits(&self, width: Width) -> bool {
         self.in_use + width.seats <= self.seats || (self.in_use == 0 && self.seats > 0)
     }
-    fn take(&mut self, width: Width, queue: Option<usize>) {
+    /// Whether a flow may have more seats, if there are as many.
+    fn may_have(&self, flow: u64, width: Width) -> bool {
+        let Some(has) = self.flows.get(&flow) else { return true };
+        let left = self.seats.saturating_sub(self.in_use + width.seats);
+        has + width.seats <= PART * left
+    }
+    fn give_back(&mut self, flow: u64, seats: usize) {
+        if let Some(has) = self.flows.get_mut(&flow) {
+            *has = has.saturating_sub(seats);
+            if *has == 0 {
+                self.flows.remove(&flow);
+            }
+        }
+    }
+    fn take(&mut self, width: Width, flow: u64, queue: Option<usize>) -> Held {
         self.in_use += width.seats;
+        // Without queues there is one flow, and nobody to wait for another.
+        let flow = queue.map(|_| flow);
+        if let Some(flow) = flow {
+            *self.flows.entry(flow).or_default() += width.seats;
+        }
         if let Some(queue) = queue {
             let served = self.served;
             let queue = &mut self.queues[queue];
@@ -263,6 +301,8 @@ impl State {
             queue.account += width.seats as f64 * GUESS;
         }
         self.note();
+        let queue = queue.map(|queue| (queue, self.generation));
+        Held { flow, queue }
     }
     fn push(&mut self, queue: usize, waiter: Waiter) {
         self.waiting += 1;
@@ -328,7 +368,12 @@ impl State {
             }
         }
         let least = (0..self.queues.len())
-            .filter(|q| !self.queues[*q].waiting.is_empty())
+            .filter(|q| {
+                self.queues[*q]
+                    .waiting
+                    .front()
+                    .is_some_and(|w| self.may_have(w.flow, w.width))
+            })
             .min_by(|a, b| self.queues[*a].account.total_cmp(&self.queues[*b].account))?;
         self.served = self.served.max(self.queues[least].account);
         Some(least)
@@ -411,6 +456,35 @@ mod tests {
         // One that is wider than all seats gets all of them.
         gate.resize(2);
         drop(gate.enter(0, THREE).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn no_flow_has_all_seats_and_others_go_past_it() {
+        let gate = gate(40, 64, 6, 50);
+        let entering = |flow: u64, width| {
+            let gate = gate.clone();
+            tokio::spawn(async move { gate.enter(flow, width).await.unwrap() })
+        };
+        // Two flows that keep what they get: one has three quarters, the next three quarters of what is left, and so on.
+        let mut held = Vec::new();
+        for (flow, total) in [(1, 30), (2, 37)] {
+            for _ in 0..40 {
+                held.push(entering(flow, Width::ONE));
+            }
+            while gate.in_use() < total {
+                tokio::task::yield_now().await;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            assert_eq!(gate.in_use(), total);
+        }
+        for flow in 3..6 {
+            drop(gate.enter(flow, Width::ONE).await.unwrap());
+        }
+        // The others' waiting ones come in turn as they give back.
+        for entered in held {
+            drop(entered.await.unwrap());
+        }
+        assert_eq!((gate.in_use(), gate.waiting(), gate.0.lock().flows.len()), (0, 0, 0));
     }
 
     #[tokio::test(start_paused = true)]

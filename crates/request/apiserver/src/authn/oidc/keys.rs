@@ -94,7 +94,7 @@ impl RemoteKeys {
                 _ => {
                     let me = self.clone();
                     // It goes on when those who wait have gone.
-                    let task = tokio::spawn(async move { me.fetch().await });
+                    let task = keelson_listen::for_all().spawn(async move { me.fetch().await });
                     let flight = task.map(|ended| ended.unwrap_or_else(|e| Err(e.to_string())));
                     let flight = flight.boxed().shared();
                     state.flight = Some(flight.clone());
