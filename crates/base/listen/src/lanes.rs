@@ -28,6 +28,11 @@ pub fn for_all() -> Handle {
     FIRST.with(|first| first.get().cloned()).unwrap_or_else(Handle::current)
 }
 
+/// Whether the calling thread serves those that come behind.
+pub(crate) fn comes_behind() -> bool {
+    FIRST.with(|first| first.get().is_some())
+}
+
 pub(crate) struct Lanes {
     first: Handle,
     /// `None`: it couldn't be begun; then nobody comes behind.

@@ -12,6 +12,7 @@ mod io;
 mod lanes;
 mod peers;
 mod share;
+mod socket;
 
 pub use answer::{LastOne, WriteBy};
 pub use lanes::{Counted, for_all};
@@ -26,6 +27,7 @@ use rustls::ServerConfig;
 use rustls::server::{Acceptor, ClientHello, ServerConnection};
 use rustls_pki_types::CertificateDer;
 use share::Shares;
+use socket::Socket;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -243,7 +245,7 @@ impl Tls {
         }
     }
 
-    async fn shake(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+    async fn shake(&self, stream: Socket) -> std::io::Result<TlsStream<Socket>> {
         match self {
             Tls::One(acceptor) => acceptor.accept(stream).await,
             Tls::ByHello(choose) => {
@@ -261,6 +263,7 @@ async fn serve<S: Server>(connection: conn::Connection<S>, stream: TcpStream, ac
         .with_time(KEEP_ALIVE)
         .with_interval(KEEP_ALIVE);
     socket2::SockRef::from(&stream).set_tcp_keepalive(&keep_alive)?;
+    let stream = Socket::new(stream);
     let Some(acceptor) = acceptor else {
         let ended = connection.place.conn().ended();
         let peer = connection.server.connected(connection.remote, None, ended);

@@ -340,14 +340,12 @@ fn template_update(n: &Map, o: &Map, old: &Object, e: &mut Errs) {
         for key in ["nodeSelector", "tolerations", "schedulingGates"] {
             restore(spec, Some(&pod), key);
         }
-        match pod.get("affinity").and_then(|a| a.get("nodeAffinity")) {
-            Some(a) => {
-                spec.object_mut("affinity").insert("nodeAffinity", a.clone());
-            }
-            None => {
-                if let Some(Value::Object(a)) = spec.get_mut("affinity") {
-                    a.remove("nodeAffinity");
-                }
+        let asked = pod.obj("affinity");
+        if asked.is_some() || spec.contains_key("affinity") {
+            let affinity = spec.object_mut("affinity");
+            restore(affinity, asked, "nodeAffinity");
+            if affinity.is_empty() && asked.is_none() {
+                spec.remove("affinity");
             }
         }
     }

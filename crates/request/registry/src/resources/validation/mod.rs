@@ -22,6 +22,8 @@ mod job_status;
 mod jobs;
 #[cfg(test)]
 mod label_keys;
+#[cfg(test)]
+mod left_of_nothing;
 mod networking;
 mod nodes;
 mod persistent_volumes;

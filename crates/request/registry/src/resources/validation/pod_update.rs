@@ -266,19 +266,24 @@ fn not_removed(new: &Map, old: &Map, e: &mut Errs) {
     }
 }
 
+/// As the container would be with what it had of processor and memory. What is left of nothing is nothing: it would be another thing.
 fn keep_compute(c: &mut Map, before: &Map) {
+    let Some(Value::Object(resources)) = c.get_mut("resources") else {
+        return;
+    };
     for kind in ["limits", "requests"] {
-        let old = before
-            .obj("resources")
-            .and_then(|r| r.obj(kind))
-            .cloned()
-            .unwrap_or_default();
-        let Some(Value::Object(list)) = c.get_mut("resources").and_then(|r| r.get_mut(kind)) else {
+        let Some(old) = before.obj("resources").and_then(|r| r.obj(kind)) else {
+            resources.remove(kind);
             continue;
         };
-        for name in ["cpu", "memory"] {
-            restore(list, Some(&old), name);
+        if let Some(Value::Object(list)) = resources.get_mut(kind) {
+            for name in ["cpu", "memory"] {
+                restore(list, Some(old), name);
+            }
         }
+    }
+    if resources.is_empty() {
+        c.remove("resources");
     }
 }
 
