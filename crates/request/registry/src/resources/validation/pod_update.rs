@@ -282,7 +282,7 @@ fn keep_compute(c: &mut Map, before: &Map) {
             }
         }
     }
-    if resources.is_empty() {
+    if resources.is_empty() && !before.contains_key("resources") {
         c.remove("resources");
     }
 }
