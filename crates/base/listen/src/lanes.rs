@@ -6,12 +6,14 @@
 use crate::peers::peer_of;
 use crate::share::{Asker, Shares};
 use keelson_sys::thread::{had, set_nice};
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::time::Instant;
 
 /// A tenth of what the others get, while they have something to do: enough to get on with what is locked.
 const NICE: i32 = 10;
@@ -21,6 +23,7 @@ const MOST_BLOCKING: usize = 16;
 thread_local! {
     /// Of a thread that comes behind: where the others run.
     static FIRST: OnceCell<Handle> = const { OnceCell::new() };
+    static CLOCK: Clock = const { Clock { asked: Cell::new(Duration::ZERO), counted: Cell::new(Duration::ZERO) } };
 }
 
 /// Where work runs that is not for one client alone, though one may have begun it: a connection that is kept, an answer that several wait for.
@@ -109,7 +112,7 @@ fn go_on<F>(lanes: Arc<Lanes>, asker: Asker, task: Pin<Box<F>>)
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let behind = asker.share().is_behind();
+    let behind = asker.is_behind();
     let handle = if behind {
         lanes.behind().clone()
     } else {
@@ -148,7 +151,7 @@ impl<F: Future<Output = ()>> Future for Stay<'_, F> {
     type Output = Option<Pin<Box<F>>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.asker.share().is_behind() != self.behind {
+        if self.asker.is_behind() != self.behind {
             return Poll::Ready(self.task.take());
         }
         let asker = self.asker;
@@ -161,10 +164,33 @@ impl<F: Future<Output = ()>> Future for Stay<'_, F> {
 
 /// A step's time of the processor is put to its client's account.
 fn counted<T>(asker: &Asker, step: impl FnOnce() -> T) -> T {
-    let began = had();
+    let began = Instant::now();
     let done = step();
-    asker.share().spend(had().saturating_sub(began));
+    let now = Instant::now();
+    asker.spend(CLOCK.with(|clock| clock.had(now - began)), now);
     done
+}
+
+/// What a step has had that took so long by the clock on the wall. The kernel is only asked where it may have been without the processor meanwhile.
+struct Clock {
+    /// What the thread had when that was last asked.
+    asked: Cell<Duration>,
+    /// What has been counted since.
+    counted: Cell<Duration>,
+}
+
+const SURE: Duration = Duration::from_micros(100);
+
+impl Clock {
+    fn had(&self, took: Duration) -> Duration {
+        if took <= SURE {
+            self.counted.set(self.counted.get() + took);
+            return took;
+        }
+        let all = had();
+        let since = all.saturating_sub(self.asked.replace(all));
+        since.saturating_sub(self.counted.take()).min(took)
+    }
 }
 
 /// A client's work that goes on without its connection: counted for him, where it has begun.

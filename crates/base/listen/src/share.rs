@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -27,6 +28,7 @@ enum Who {
 pub(crate) struct Share {
     who: Who,
     most: Duration,
+    behind: AtomicBool,
     had: Mutex<Had>,
 }
 
@@ -34,7 +36,6 @@ struct Had {
     since: Instant,
     before: Duration,
     now: Duration,
-    behind: bool,
 }
 
 impl Had {
@@ -59,29 +60,31 @@ impl Share {
             since: Instant::now(),
             before: Duration::ZERO,
             now: Duration::ZERO,
-            behind: false,
         };
         Arc::new(Share {
             who,
             most,
+            behind: AtomicBool::new(false),
             had: Mutex::new(had),
         })
     }
-    pub fn spend(&self, time: Duration) {
-        let now = Instant::now();
+    pub fn spend(&self, time: Duration, now: Instant) {
         let mut had = self.had.lock();
         had.turn(now);
         had.now += time;
-        had.behind |= had.lately(now) > self.most;
+        if had.lately(now) > self.most {
+            self.behind.store(true, Relaxed);
+        }
     }
     pub fn is_behind(&self) -> bool {
-        let mut had = self.had.lock();
-        if had.behind {
-            let now = Instant::now();
-            had.turn(now);
-            had.behind = had.lately(now) > self.most / 2;
+        if !self.behind.load(Relaxed) {
+            return false;
         }
-        had.behind
+        let (now, mut had) = (Instant::now(), self.had.lock());
+        had.turn(now);
+        let behind = had.lately(now) > self.most / 2;
+        self.behind.store(behind, Relaxed);
+        behind
     }
     fn is_forgotten(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.had.lock().since) > FORGOTTEN
@@ -146,8 +149,11 @@ impl Asker {
             shares: shares.clone(),
         }))
     }
-    pub(crate) fn share(&self) -> Arc<Share> {
-        self.0.of.lock().clone()
+    pub(crate) fn is_behind(&self) -> bool {
+        self.0.of.lock().is_behind()
+    }
+    pub(crate) fn spend(&self, time: Duration, now: Instant) {
+        self.0.of.lock().spend(time, now);
     }
     /// From now on all is counted for this name.
     pub fn is(&self, name: &str) {
@@ -173,14 +179,14 @@ mod tests {
     async fn who_had_too_much_lately_comes_behind_until_he_has_had_half() {
         let share = Share::new(Who::Name("a".into()), MOST);
         for _ in 0..50 {
-            share.spend(Duration::from_millis(5));
+            share.spend(Duration::from_millis(5), Instant::now());
             assert!(!share.is_behind(), "a twentieth is less than a tenth");
             after(100).await;
         }
-        share.spend(Duration::from_millis(60));
+        share.spend(Duration::from_millis(60), Instant::now());
         assert!(share.is_behind());
         after(900).await;
-        share.spend(Duration::from_millis(60));
+        share.spend(Duration::from_millis(60), Instant::now());
         after(900).await;
         assert!(share.is_behind());
         after(2000).await;
@@ -196,20 +202,20 @@ mod tests {
             Asker::at(&shares, here),
             Asker::at(&shares, here),
         );
-        one.share().spend(Duration::from_millis(10));
+        one.spend(Duration::from_millis(10), Instant::now());
         for (asker, name) in [(&one, "a"), (&two, "a"), (&other, "b")] {
             asker.is(name);
         }
-        one.share().spend(Duration::from_millis(60));
-        assert!(!two.share().is_behind());
-        two.share().spend(Duration::from_millis(60));
-        assert!(one.share().is_behind() && two.share().is_behind() && !other.share().is_behind());
-        assert!(!Asker::at(&shares, here).share().is_behind());
+        one.spend(Duration::from_millis(60), Instant::now());
+        assert!(!two.is_behind());
+        two.spend(Duration::from_millis(60), Instant::now());
+        assert!(one.is_behind() && two.is_behind() && !other.is_behind());
+        assert!(!Asker::at(&shares, here).is_behind());
         // Who goes and comes again is still known.
         drop((one, two));
         let again = Asker::at(&shares, here);
         again.is("a");
-        assert!(again.share().is_behind());
+        assert!(again.is_behind());
     }
 
     #[tokio::test(start_paused = true)]
