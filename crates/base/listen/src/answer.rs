@@ -49,6 +49,12 @@ impl Slot {
         }))
     }
 
+    #[cfg(test)]
+    pub fn empty(by: Option<Instant>) -> Arc<Slot> {
+        let body = http_body_util::Empty::new().map_err(|never| match never {});
+        Arc::new(Slot::new(body.boxed_unsync(), by, None))
+    }
+
     /// When it has to be looked at again; `None`: it is late.
     pub fn next(&self, now: Instant) -> Option<Instant> {
         let kept = self.0.lock();

@@ -2,7 +2,7 @@
 
 use crate::answer::{LastOne, Outgoing, Slot, WriteBy};
 use crate::io::Watched;
-use crate::lanes::Spawner;
+use crate::lanes::{Spawner, own_task};
 use crate::peers::Place;
 use crate::{Limits, Server};
 use anyhow::Result;
@@ -42,6 +42,10 @@ struct State {
     /// It has frames between requests, too.
     http2: bool,
     next: u64,
+    /// For how long it may be idle.
+    idle: Duration,
+    /// When what is due is looked at next; `None`: when something has changed.
+    looked_at: Option<Instant>,
     /// Answers by when they have to be looked at; late ones have lost their bodies, and their time is the connection's.
     answers: BTreeMap<(Instant, u64), Option<Arc<Slot>>>,
 }
@@ -66,6 +70,8 @@ impl Drop for Open {
             state.quiet_since = Instant::now();
             state.first_byte = None;
         }
+        let next = state.quiet_since + state.idle;
+        let is_new = state.open == 0 && state.is_before(next);
         if let Some(key) = self.answer.take()
             && state.answers.remove(&key).is_none()
         {
@@ -73,7 +79,27 @@ impl Drop for Open {
             late.map(|key| state.answers.remove(&key));
         }
         drop(state);
-        self.conn.changed.notify_one();
+        if is_new {
+            self.conn.changed.notify_one();
+        }
+    }
+}
+
+impl State {
+    /// The connection's task looks later than that: it has to be told. All else it finds when it looks.
+    fn is_before(&self, next: Instant) -> bool {
+        self.looked_at.is_none_or(|at| next < at)
+    }
+
+    fn next_time(&self, limits: &Limits) -> Option<Instant> {
+        let answer = self.answers.first_key_value().map(|((by, _), _)| *by);
+        if self.open > 0 {
+            return answer;
+        }
+        let patience = if self.requests == 0 { limits.head } else { limits.idle };
+        let quiet = self.quiet_since + patience;
+        let head = self.first_byte.filter(|_| !self.http2).map(|at| at + limits.head);
+        [answer, Some(quiet), head].into_iter().flatten().min()
     }
 }
 
@@ -86,6 +112,8 @@ impl Conn {
             requests: 0,
             http2: false,
             next: 0,
+            idle: Duration::ZERO,
+            looked_at: None,
             answers: BTreeMap::new(),
         };
         Conn {
@@ -115,6 +143,9 @@ impl Conn {
             answer: None,
         }
     }
+    fn may_idle(&self, time: Duration) {
+        self.state.lock().idle = time;
+    }
     /// From now on nobody tells of requests.
     fn upgraded(&self) {
         self.state.lock().open += 1;
@@ -125,7 +156,7 @@ impl Conn {
     }
     pub(crate) fn arrived(&self) {
         let mut state = self.state.lock();
-        if state.open == 0 && state.first_byte.is_none() {
+        if !state.http2 && state.open == 0 && state.first_byte.is_none() {
             state.first_byte = Some(Instant::now());
             drop(state);
             self.changed.notify_one();
@@ -138,22 +169,19 @@ impl Conn {
         let key = (at, state.next);
         state.next += 1;
         state.answers.insert(key, Some(slot.clone()));
+        let is_new = state.is_before(at);
         drop(state);
-        self.changed.notify_one();
+        if is_new {
+            self.changed.notify_one();
+        }
         key
     }
 
-    /// When something has to happen next.
+    /// When something has to happen next; whoever brings that forward tells from now on.
     fn next_time(&self, limits: &Limits) -> Option<Instant> {
-        let state = self.state.lock();
-        let answer = state.answers.first_key_value().map(|((by, _), _)| *by);
-        if state.open > 0 {
-            return answer;
-        }
-        let patience = if state.requests == 0 { limits.head } else { limits.idle };
-        let quiet = state.quiet_since + patience;
-        let head = state.first_byte.filter(|_| !state.http2).map(|at| at + limits.head);
-        [answer, Some(quiet), head].into_iter().flatten().min()
+        let mut state = self.state.lock();
+        state.looked_at = state.next_time(limits);
+        state.looked_at
     }
 
     /// Does what is due; an error says why the connection can't go on.
@@ -230,6 +258,7 @@ impl<S: Server> Connection<S> {
         let peer = Arc::new(peer);
         let streams = self.server.streams(&peer).unwrap_or(self.limits.streams);
         let (conn, limits) = (self.place.conn().clone(), self.limits);
+        conn.may_idle(limits.idle);
         if http2 {
             conn.speaks_http2();
         }
@@ -247,6 +276,9 @@ impl<S: Server> Connection<S> {
             }
             let (server, peer, conn, leave) = (server.clone(), peer.clone(), ours.clone(), leave.clone());
             async move {
+                if !S::AT_ONCE {
+                    own_task().await;
+                }
                 let answer = server.answer(&peer, request).await;
                 if answer.extensions().get::<LastOne>().is_some() {
                     leave.cancel();
@@ -297,5 +329,47 @@ impl<S: Server> Connection<S> {
             return ended.unwrap_or(Ok(())).map_err(|e| anyhow::anyhow!(e));
         }
         anyhow::bail!("the client is too slow: {why:?}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    fn conn(limits: &Limits) -> Arc<Conn> {
+        let conn = Arc::new(Conn::new());
+        conn.may_idle(limits.idle);
+        conn.speaks_http2();
+        conn.next_time(limits);
+        conn
+    }
+
+    fn is_told(conn: &Conn) -> bool {
+        conn.changed.notified().now_or_never().is_some()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_wakes_its_connection_only_for_what_is_due_sooner() {
+        let limits = Limits::default();
+        let conn = conn(&limits);
+        let due_in = |time| Slot::empty(Some(Instant::now() + time));
+        let mut open = conn.begin();
+        conn.arrived();
+        open.timed(conn.answer(&due_in(Duration::from_secs(60))));
+        drop(open);
+        assert!(!is_told(&conn), "it looks after 32 s in any case");
+        let mut open = conn.begin();
+        open.timed(conn.answer(&due_in(Duration::from_secs(1))));
+        assert!(is_told(&conn));
+        assert_eq!(conn.next_time(&limits), Some(Instant::now() + Duration::from_secs(1)));
+        drop(open);
+        assert!(!is_told(&conn));
+        // Nothing is due while a request without a time is under way.
+        let open = conn.begin();
+        assert_eq!(conn.next_time(&limits), None);
+        drop(open);
+        assert!(is_told(&conn));
+        assert_eq!(conn.next_time(&limits), Some(Instant::now() + limits.idle));
     }
 }

@@ -1,12 +1,12 @@
 //! A connection's bytes, as far as its bounds concern: it tells when something arrives, ends when it has to, and holds its
 //! place for as long as it is there, upgraded or not.
 
+use crate::ended::Ended;
 use crate::peers::Place;
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
 /// What HTTP/2 begins with. The library, told of HTTP/1.1 alone, answers it all the same where connections may be upgraded.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -16,13 +16,13 @@ pub struct Watched<T> {
     place: Place,
     /// How much of HTTP/2's beginning has arrived where that isn't spoken; `None`: nobody looks for it, or not any more.
     preface: Option<usize>,
-    ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    ended: Ended,
 }
 
 impl<T> Watched<T> {
     /// Without HTTP/2 a connection ends that begins as if it were spoken, whatever the handshake said.
     pub fn new(inner: T, place: Place, without_http2: bool) -> Self {
-        let ended = Box::pin(place.conn().ended().clone().cancelled_owned());
+        let ended = Ended::of(place.conn().ended().clone());
         Watched {
             inner,
             place,
@@ -43,7 +43,7 @@ impl<T> Watched<T> {
     }
 
     fn check(&mut self, cx: &mut Context<'_>) -> Result<()> {
-        match self.ended.as_mut().poll(cx) {
+        match self.ended.poll(cx) {
             Poll::Ready(()) => Err(Error::new(ErrorKind::ConnectionAborted, "the connection was ended")),
             Poll::Pending => Ok(()),
         }

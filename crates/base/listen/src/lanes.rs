@@ -8,9 +8,10 @@ use crate::share::{Asker, Shares};
 use keelson_sys::thread::{had, set_nice};
 use std::cell::{Cell, OnceCell};
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::Instant;
@@ -24,6 +25,27 @@ thread_local! {
     /// Of a thread that comes behind: where the others run.
     static FIRST: OnceCell<Handle> = const { OnceCell::new() };
     static CLOCK: Clock = const { Clock { asked: Cell::new(Duration::ZERO), counted: Cell::new(Duration::ZERO) } };
+    /// The work that the calling thread does has no task yet.
+    static AT_ONCE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What follows is done by the request's own task, beside its connection's.
+pub async fn own_task() {
+    // What has no task isn't waited for by anybody: it is asked again as soon as it has one.
+    std::future::poll_fn(|_| match AT_ONCE.get() {
+        true => Poll::Pending,
+        false => Poll::Ready(()),
+    })
+    .await;
+}
+
+/// Whether work is done that needs no task. Whatever it waits for, its task asks again.
+fn done_at_once<F: Future<Output = ()>>(work: Pin<&mut F>) -> bool {
+    AT_ONCE.set(true);
+    // A panic ends the request alone, as it would its task.
+    let step = catch_unwind(AssertUnwindSafe(|| work.poll(&mut Context::from_waker(Waker::noop()))));
+    AT_ONCE.set(false);
+    step.map_or(true, |polled| polled.is_ready())
 }
 
 /// Where work runs that is not for one client alone, though one may have begun it: a connection that is kept, an answer that several wait for.
@@ -97,12 +119,12 @@ impl Spawner {
         self.0.as_ref().map(|(_, asker)| asker)
     }
 
-    pub fn spawn<F>(&self, task: F)
+    pub fn spawn<F>(&self, task: Pin<Box<F>>)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         match &self.0 {
-            Some((lanes, asker)) => go_on(lanes.clone(), asker.clone(), Box::pin(task)),
+            Some((lanes, asker)) => go_on(lanes.clone(), asker.clone(), task),
             None => drop(tokio::spawn(task)),
         }
     }
@@ -135,8 +157,11 @@ impl<F> hyper::rt::Executor<F> for Spawner
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    fn execute(&self, task: F) {
-        self.spawn(task);
+    fn execute(&self, work: F) {
+        let mut work = Box::pin(work);
+        if !done_at_once(work.as_mut()) {
+            self.spawn(work);
+        }
     }
 }
 
@@ -215,6 +240,45 @@ impl<F: Future> Future for Counted<F> {
         match asker {
             Some(asker) => counted(asker, || work.as_mut().poll(cx)),
             None => work.as_mut().poll(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::rt::Executor;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn what_is_done_at_once_needs_no_task_and_what_waits_or_asks_for_one_has_it() {
+        let here = tokio::task::try_id();
+        let spawner = Spawner::default();
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let tells = |name: &'static str| {
+            let tell = tell.clone();
+            move || tell.send((name, tokio::task::try_id())).unwrap()
+        };
+        let at_once = tells("at once");
+        spawner.execute(async move { at_once() });
+        assert_eq!(told.try_recv().unwrap(), ("at once", here));
+        spawner.execute(async { panic!("of one request") });
+        let own = tells("own");
+        spawner.execute(async move {
+            own_task().await;
+            own();
+        });
+        let (go, gone) = oneshot::channel();
+        let waits = tells("waits");
+        spawner.execute(async move {
+            gone.await.unwrap();
+            waits();
+        });
+        assert!(told.try_recv().is_err());
+        go.send(()).unwrap();
+        for name in ["own", "waits"] {
+            let (told, task) = told.recv().await.unwrap();
+            assert!(told == name && task != here);
         }
     }
 }

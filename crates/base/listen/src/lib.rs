@@ -8,6 +8,7 @@
 
 mod answer;
 mod conn;
+mod ended;
 mod io;
 mod lanes;
 mod peers;
@@ -15,7 +16,8 @@ mod share;
 mod socket;
 
 pub use answer::{LastOne, WriteBy};
-pub use lanes::{Counted, for_all};
+pub use ended::Ended;
+pub use lanes::{Counted, for_all, own_task};
 pub use peers::Peers;
 pub use share::Asker;
 
@@ -44,6 +46,10 @@ pub trait Server: Send + Sync + 'static {
     /// What is known of a connection.
     type Peer: Send + Sync + 'static;
     type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
+
+    /// Requests by HTTP/2 are begun by the connection's task, and only what isn't answered at once gets one of its own; what takes long asks for it
+    /// ([`own_task`]).
+    const AT_ONCE: bool = false;
 
     /// A connection has been made; `certificates` are those that the client showed, not verified here. Whoever cancels `ended`
     /// ends it, with all that is under way on it, upgraded or not.
@@ -215,12 +221,12 @@ async fn accept<S: Server>(
         };
         let acceptor = acceptor.clone();
         let tracked = tasks.token();
-        spawner.spawn(async move {
+        spawner.spawn(Box::pin(async move {
             let _tracked = tracked;
             if let Err(e) = serve(connection, stream, acceptor).await {
                 tracing::debug!(%remote, "a connection ended: {e:#}");
             }
-        });
+        }));
     }
     drop(socket);
     // Who has just come is answered first: to a client a new connection that ends without an answer is a failure.

@@ -136,7 +136,7 @@ fn a_listener_ends_with_clients_that_come_behind() {
         let stop = CancellationToken::new();
         let limits = Limits {
             share: Some(SHARE),
-            drain: Duration::from_millis(300),
+            drain: Duration::from_secs(20),
             ..Limits::default()
         };
         let running = tokio::spawn(run_plain(socket, Arc::new(Burner), limits, stop.clone()));

@@ -17,7 +17,7 @@ use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body as _;
 use keelson_api::{ApiError, ApiResult, Reason, Str};
-use keelson_listen::{Asker, Counted, WriteBy};
+use keelson_listen::{Asker, Counted, WriteBy, own_task};
 use keelson_registry::ResourceDef;
 use keelson_trace::{child, within};
 use std::panic::AssertUnwindSafe;
@@ -36,6 +36,9 @@ pub async fn run(server: &Arc<ServerState>, request: Request) -> Response {
         Ok(context) => context,
         Err(e) => return response::error(&e),
     };
+    if !is_small(&context.info) {
+        own_task().await;
+    }
     let served = timed(server, context.clone(), request);
     let answer = match AssertUnwindSafe(served).catch_unwind().await {
         Ok(answer) => answer,
@@ -86,6 +89,11 @@ fn broken_off(e: tokio::task::JoinError) -> Response {
             "the server is shutting down",
         )),
     }
+}
+
+/// Read in one step: it has to be found, no more.
+fn is_small(info: &RequestInfo) -> bool {
+    info.verb == "get" && info.is_resource_request && info.subresource.is_empty() && !info.past
 }
 
 /// The stages proper.

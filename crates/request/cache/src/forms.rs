@@ -35,8 +35,25 @@ struct Kept {
     /// Oldest first.
     order: VecDeque<(Weak<Entry>, usize)>,
     bytes: usize,
+    /// When it was last looked for forms whose objects are gone, in seconds.
+    swept: u32,
     /// Somebody will look after what is old.
     tended: bool,
+}
+
+impl Kept {
+    /// What was written of objects that have changed or gone since is gone with them, and isn't counted any longer. Once a second at most: all are looked at.
+    fn sweep(&mut self, now: u32) {
+        if std::mem::replace(&mut self.swept, now) == now {
+            return;
+        }
+        let Kept { order, bytes, .. } = self;
+        order.retain(|(entry, size)| {
+            let stays = entry.strong_count() > 0;
+            *bytes -= if stays { 0 } else { *size };
+            stays
+        });
+    }
 }
 
 /// An entry's own part.
@@ -118,7 +135,11 @@ impl Forms {
     }
 
     fn has_room(&self, bytes: usize) -> bool {
-        self.kept.lock().bytes + bytes <= self.limit
+        let mut kept = self.kept.lock();
+        if kept.bytes + bytes > self.limit {
+            kept.sweep(self.now());
+        }
+        kept.bytes + bytes <= self.limit
     }
 
     fn keep(self: &Arc<Self>, entry: &Arc<Entry>, bytes: usize, push_out: bool) {
@@ -265,6 +286,20 @@ mod tests {
         // Asked for after so long, it is new again.
         read(&forms, &entries, &codec);
         assert_eq!((codec.count(), forms.bytes()), (10, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_gone_leaves_its_room_to_what_has_come_for_it() {
+        let (forms, codec) = (Forms::new(1000), Counted::default());
+        for _ in 0..5 {
+            let entries: Vec<_> = (0..10).map(entry).collect();
+            read(&forms, &entries, &codec);
+            read(&forms, &entries, &codec);
+            codec.count();
+            read(&forms, &entries, &codec);
+            assert_eq!((codec.count(), forms.bytes()), (0, 1000));
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,10 +5,11 @@ use futures::{Stream, TryStreamExt};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full, StreamBody, combinators::UnsyncBoxBody};
 use keelson_api::{ApiError, Reason};
+use keelson_listen::Ended;
 use parking_lot::Mutex;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -61,14 +62,14 @@ impl Body {
     pub fn until(body: Body, stop: CancellationToken) -> Self {
         Body::new(Until {
             body,
-            stop: Box::pin(stop.cancelled_owned()),
+            stop: Ended::of(stop),
         })
     }
     /// A body that breaks off when `cut` is cancelled, whatever is there of it, and that keeps `guard` until then.
     pub fn cut<G: Send + Unpin + 'static>(body: Body, cut: CancellationToken, guard: G) -> Self {
         Body::new(Broken {
             body,
-            cut: Box::pin(cut.cancelled_owned()),
+            cut: Ended::of(cut),
             _guard: guard,
         })
     }
@@ -144,7 +145,7 @@ impl From<&'static str> for Body {
 
 struct Until {
     body: Body,
-    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    stop: Ended,
 }
 
 impl HttpBody for Until {
@@ -153,7 +154,7 @@ impl HttpBody for Until {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         // What is there goes out before the end.
         match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Pending => self.stop.as_mut().poll(cx).map(|()| None),
+            Poll::Pending => self.stop.poll(cx).map(|()| None),
             ready => ready,
         }
     }
@@ -161,7 +162,7 @@ impl HttpBody for Until {
 
 struct Broken<G> {
     body: Body,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    cut: Ended,
     _guard: G,
 }
 
@@ -169,7 +170,7 @@ impl<G: Unpin> HttpBody for Broken<G> {
     type Data = Bytes;
     type Error = BodyError;
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.cut.as_mut().poll(cx) {
+        match self.cut.poll(cx) {
             Poll::Ready(()) => Poll::Ready(Some(Err(BodyError("the request's credentials were revoked".into())))),
             Poll::Pending => Pin::new(&mut self.body).poll_frame(cx),
         }

@@ -42,7 +42,7 @@ impl RequestContext {
             user: Arc::new(user),
             constraint: None,
             uri: Str::default(),
-            audit_id: Str::from(uuid::Uuid::new_v4().to_string()),
+            audit_id: keelson_registry::meta::random_uuid(),
             received: jiff::Timestamp::now(),
             started: Instant::now(),
             deadline: None,

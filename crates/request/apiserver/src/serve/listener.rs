@@ -79,6 +79,7 @@ const STREAMS_OF_A_NODE: u32 = 4096;
 impl keelson_listen::Server for Front {
     type Peer = Peer;
     type Body = Body;
+    const AT_ONCE: bool = true;
 
     fn connected(
         &self,
