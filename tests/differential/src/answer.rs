@@ -36,7 +36,7 @@ impl Answer {
     pub fn new(request: &Request, code: u16, headers: &http::HeaderMap, bytes: Vec<u8>) -> Answer {
         let raw = parsed(&bytes);
         let mut body = raw.clone();
-        Mask { request }.value("", &mut body);
+        Mask::of(request).value("", &mut body);
         sort_managers(&mut body);
         Answer {
             code,
@@ -66,7 +66,7 @@ impl Answer {
 
 fn shown(request: &Request, headers: &http::HeaderMap) -> BTreeMap<String, Vec<String>> {
     let mut out = BTreeMap::new();
-    let mask = Mask { request };
+    let mask = Mask::of(request);
     for name in HEADERS {
         let mut values: Vec<String> = headers
             .get_all(*name)
@@ -115,15 +115,27 @@ pattern!(POINTER, "0x[0-9a-f]{8,}");
 pattern!(CERTIFICATE, "X509SHA256=[0-9a-f]{64}");
 pattern!(
     REVISION,
-    r#"(resourceVersion\\*"?: ?\\*"|resourceVersion:|ResourceVersion:|in record \(|UID in record: |latest version: |\bresource version: |, current: )([0-9]+)"#
+    r#"(resourceVersion\\*"?: ?\\*"|resourceVersion:|ResourceVersion:|in record \(|UID in record: |in object meta: |latest version: |\bresource version: |, current: )([0-9]+)"#
 );
 pattern!(AGO, r"^\d+(s|m|ms|m\d+s)$");
 
+/// What names are drawn from.
+const DRAWN: &str = "bcdfghjklmnpqrstvwxz2456789";
+pattern!(GENERATED, r#""generateName": ?"([^"\\]+)""#);
+
 struct Mask<'a> {
     request: &'a Request,
+    /// The names that are drawn for what was sent without one.
+    drawn: Option<Regex>,
 }
 
 impl Mask<'_> {
+    fn of(request: &Request) -> Mask<'_> {
+        let prefix = GENERATED.captures(&request.body);
+        let drawn = prefix.and_then(|c| Regex::new(&format!("\\b({})[{DRAWN}]{{5}}\\b", regex::escape(&c[1]))).ok());
+        Mask { request, drawn }
+    }
+
     fn sent(&self, text: &str) -> bool {
         self.request.body.contains(text) || self.request.path.contains(text)
     }
@@ -136,6 +148,13 @@ impl Mask<'_> {
         let text = UID.replace_all(text, |c: &regex::Captures<'_>| keep(c, "<uid>"));
         let text = ACCOUNT.replace_all(&text, |c: &regex::Captures<'_>| keep(c, "<account>"));
         let text = POINTER.replace_all(&text, "<pointer>");
+        let text = match &self.drawn {
+            Some(drawn) => drawn.replace_all(&text, |c: &regex::Captures<'_>| match self.sent(&c[0]) {
+                true => c[0].to_string(),
+                false => format!("{}<drawn>", &c[1]),
+            }),
+            None => text.clone(),
+        };
         let text = CERTIFICATE.replace_all(&text, "X509SHA256=<certificate>");
         let text = REVISION.replace_all(&text, |c: &regex::Captures<'_>| match self.sent(&c[2]) {
             true => c[0].to_string(),

@@ -24,6 +24,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	resourcev1 "k8s.io/api/resource/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -40,6 +41,7 @@ import (
 	"k8s.io/kubernetes/pkg/apis/policy"
 	"k8s.io/kubernetes/pkg/apis/rbac"
 	resourceapi "k8s.io/kubernetes/pkg/apis/resource"
+	"k8s.io/kubernetes/pkg/apis/storage"
 )
 
 var roots = [][2]any{
@@ -63,6 +65,7 @@ var roots = [][2]any{
 	{rbac.RoleBinding{}, rbacv1.RoleBinding{}},
 	{resourceapi.ResourceClaim{}, resourcev1.ResourceClaim{}},
 	{resourceapi.ResourceClaimTemplate{}, resourcev1.ResourceClaimTemplate{}},
+	{storage.CSINodeDriver{}, storagev1.CSINodeDriver{}},
 }
 
 var scalars = map[reflect.Type]string{

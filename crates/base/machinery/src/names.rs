@@ -170,6 +170,15 @@ pub fn declared_dns1123_label(value: &str) -> Vec<String> {
     errs
 }
 
+/// A DNS subdomain where upstream's rule is declared.
+pub fn declared_dns1123_subdomain(value: &str) -> Vec<String> {
+    let mut errs = dns1123_subdomain(value);
+    if value.len() > 253 {
+        errs[0] = max_len_error(253);
+    }
+    errs
+}
+
 /// A DNS subdomain of letters of any case.
 pub fn dns1123_subdomain_of_any_case(value: &str) -> Vec<String> {
     let mut errs = Vec::new();

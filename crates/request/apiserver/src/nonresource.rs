@@ -26,8 +26,7 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
     let reading = matches!(*request.method(), Method::GET | Method::HEAD);
     let nowhere = |nowhere: Nowhere| nowhere.answer(request.headers(), context);
     if let Some(answer) = server.discovery.serve(context, &request) {
-        // Documents of other groups are another server's upstream, which asks for no method.
-        return if reading || !nowhere::below_built_in(&context.info.path) {
+        return if is_told(&context.info.path, request.method()) {
             answer
         } else {
             nowhere(Nowhere::method())
@@ -69,6 +68,18 @@ pub async fn serve(server: &ServerState, context: &RequestContext, request: Requ
         }
         "/openid/v1/jwks" => issuer_document(server.tokens.keys.jwks(), "application/jwk-set+json"),
         _ => nowhere(Nowhere::path(server, &context.info)),
+    }
+}
+
+/// Whether a document of discovery is told by a method. Upstream has several servers: the one that tells of a whole group, and the one that has the
+/// groups that aren't built in, ask for none.
+fn is_told(path: &str, method: &Method) -> bool {
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    match parts.as_slice() {
+        _ if !nowhere::below_built_in(path) => true,
+        ["apis", _group] => true,
+        ["api", _version] | ["apis", _, _version] => *method == Method::GET,
+        _ => matches!(*method, Method::GET | Method::HEAD),
     }
 }
 
@@ -125,4 +136,25 @@ fn index(server: &ServerState) -> Response {
     }
     paths.sort();
     response::indented(StatusCode::OK, &value!({ "paths": paths }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_told_by_the_methods_of_who_has_them() {
+        for (path, told) in [
+            ("/api", [true, true, false]),
+            ("/apis", [true, true, false]),
+            ("/api/v1", [true, false, false]),
+            ("/apis/apps/v1", [true, false, false]),
+            ("/apis/apps", [true; 3]),
+            ("/apis/x.example.com", [true; 3]),
+            ("/apis/x.example.com/v1", [true; 3]),
+        ] {
+            let methods = [Method::GET, Method::HEAD, Method::POST];
+            assert_eq!(methods.map(|method| is_told(path, &method)), told, "{path}");
+        }
+    }
 }

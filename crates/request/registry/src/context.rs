@@ -117,10 +117,14 @@ impl Cx {
     }
     /// What is wrong with an object of this name.
     pub fn invalid(&self, name: &str, causes: Vec<Cause>) -> ApiError {
-        let (group, kind) = (self.def.gvr.group.as_str(), self.def.kind.as_str());
-        // Events of both groups are one kind.
-        let group = if kind == "Event" { "" } else { group };
-        ApiError::invalid(group, kind, name, causes)
+        ApiError::invalid(self.kind_group(), &self.def.kind, name, causes)
+    }
+    /// The group of the kind that is stored, whichever was asked for: events of both groups are one kind.
+    pub fn kind_group(&self) -> &str {
+        match self.def.kind.as_str() {
+            "Event" => "",
+            _ => &self.def.gvr.group,
+        }
     }
     pub fn not_found(&self, name: &str) -> ApiError {
         ApiError::not_found(&self.def.gvr.group, &self.def.gvr.resource, name)

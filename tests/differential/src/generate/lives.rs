@@ -4,8 +4,9 @@ use crate::case::{Case, Request};
 use crate::world::{Seed, collection};
 use serde_json::{Value, json};
 
-/// Where they live.
+/// Where they live, and where those that bound the others do.
 const NAMESPACE: &str = "live";
+const BOUNDING: &str = "bounds";
 /// Kinds whose names say what they are of, so that there can't be another one.
 const NAMED: &[&str] = &[
     "IPAddress",
@@ -167,7 +168,10 @@ impl Life {
         let mut object = seed.object.clone();
         let name = format!("{}-{life}", seed.name.replace([':', '_'], "-"));
         object["metadata"]["name"] = json!(name);
-        let namespace = seed.namespace.as_ref().map(|_| NAMESPACE);
+        let namespace = seed.namespace.as_ref().map(|_| match seed.facts.kind {
+            "LimitRange" | "ResourceQuota" => BOUNDING,
+            _ => NAMESPACE,
+        });
         if let Some(namespace) = namespace {
             object["metadata"]["namespace"] = json!(namespace);
         }

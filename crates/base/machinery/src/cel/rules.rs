@@ -5,6 +5,7 @@ mod run;
 use super::types::Declared;
 use super::{Env, Program, Ty, compile, cost};
 use crate::structural::{Rule, Structural};
+use keelson_api::codec::json;
 use keelson_api::{Cause, Str, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -156,7 +157,6 @@ impl Checker {
         let declared = Declared::of(s, root);
         for (i, rule) in s.rules.iter().enumerate() {
             let at = format!("{path}.x-kubernetes-validations[{i}]");
-            self.text(rule, &at);
             match &declared {
                 Some(d) => self.rule(rule, d, &at, times, loose),
                 None => {
@@ -203,47 +203,13 @@ impl Checker {
         }
     }
 
-    fn text(&mut self, rule: &Rule, at: &str) {
-        let message = Value::from(rule.message.as_str());
-        if rule.rule.trim().is_empty() {
-            self.out
-                .push(Cause::required(format!("{at}.rule"), "rule is not specified"));
-        } else if !rule.message.is_empty() && rule.message.trim().is_empty() {
-            self.out.push(Cause::invalid(
-                format!("{at}.message"),
-                &message,
-                "must be non-empty if specified",
-            ));
-        } else if rule.message.contains(['\n', '\r']) {
-            self.out.push(Cause::invalid(
-                format!("{at}.message"),
-                &message,
-                "must not contain line breaks",
-            ));
-        } else if rule.rule.contains(['\n', '\r']) && rule.message.is_empty() {
-            let why = "message must be specified if rule contains line breaks";
-            self.out.push(Cause::required(format!("{at}.message"), why));
-        }
-        let reasons = [
-            "FieldValueDuplicate",
-            "FieldValueForbidden",
-            "FieldValueInvalid",
-            "FieldValueRequired",
-        ];
-        if !rule.reason.is_empty() && !reasons.contains(&rule.reason.as_str()) {
-            self.out.push(Cause::not_supported(
-                format!("{at}.reason"),
-                &Value::String(rule.reason.clone()),
-                &reasons,
-            ));
-        }
-    }
-
     fn rule(&mut self, rule: &Rule, d: &Arc<Declared>, at: &str, times: Option<f64>, loose: Option<&str>) {
         let shown = Value::from(rule.rule.as_str());
         let Some(compiled) = Compiled::new(rule, d) else { return };
         match &compiled.program {
-            Err(e) => self.out.push(Cause::invalid(format!("{at}.rule"), &whole(rule), e)),
+            Err(e) => self
+                .out
+                .push(Cause::invalid_shown(format!("{at}.rule"), &whole(rule), e)),
             Ok(p) => {
                 let once = cost::estimate(p, d);
                 let all = once * times.unwrap_or_else(|| cost::max_cardinality(d.min_size));
@@ -270,8 +236,11 @@ impl Checker {
                 Ok(_) => None,
             };
             if let Some(why) = bad {
-                self.out
-                    .push(Cause::invalid(format!("{at}.messageExpression"), &whole(rule), &why));
+                self.out.push(Cause::invalid_shown(
+                    format!("{at}.messageExpression"),
+                    &whole(rule),
+                    &why,
+                ));
             }
         }
         if rule.optional_old_self.is_some() && !compiled.uses_old && compiled.program.is_ok() {
@@ -283,11 +252,20 @@ impl Checker {
     }
 }
 
-/// The rule as upstream shows it in errors: the whole struct.
-fn whole(rule: &Rule) -> Value {
-    keelson_api::value!({
-        "Rule": rule.rule, "Message": rule.message, "MessageExpression": rule.message_expression,
-        "Reason": if rule.reason.is_empty() { serde_json::Value::Null } else { rule.reason.as_str().into() },
-        "FieldPath": rule.field_path, "OptionalOldSelf": rule.optional_old_self
-    })
+/// The rule as upstream shows it in errors: the whole struct, in its order.
+fn whole(rule: &Rule) -> String {
+    let text = |of: &str| String::from_utf8_lossy(&json::encode(&Value::from(of))).into_owned();
+    let reason = if rule.reason.is_empty() {
+        "null".into()
+    } else {
+        text(&rule.reason)
+    };
+    let optional = rule.optional_old_self.map_or("null".into(), |o| o.to_string());
+    format!(
+        r#"{{"Rule":{},"Message":{},"MessageExpression":{},"Reason":{reason},"FieldPath":{},"OptionalOldSelf":{optional}}}"#,
+        text(&rule.rule),
+        text(&rule.message),
+        text(&rule.message_expression),
+        text(&rule.field_path)
+    )
 }

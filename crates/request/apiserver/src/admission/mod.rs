@@ -49,11 +49,21 @@ use crate::authz::{Attributes, Authorizers};
 use crate::metrics::{AdmissionMetrics, Cells};
 use crate::serve::Loopback;
 use async_trait::async_trait;
-use keelson_api::{ApiResult, Object, Str};
+use keelson_api::{ApiResult, Object, Str, go_quote};
+use keelson_registry::meta::path_segment_errors;
 use keelson_registry::{Admission, Cx, Engine, Operation};
 use rounds::Rounds;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Why upstream's client, by which plug-ins look things up, doesn't ask for an object of such a name.
+fn unaskable(name: &str) -> Option<String> {
+    if name.is_empty() {
+        return Some("resource name may not be empty".into());
+    }
+    let wrong = path_segment_errors(name);
+    (!wrong.is_empty()).then(|| format!("invalid resource name {}: [{}]", go_quote(name), wrong.join(" ")))
+}
 
 /// What a plug-in is asked about, and by what it finds out more.
 pub struct Review<'a> {

@@ -1,8 +1,8 @@
 //! RuntimeClass: the overhead and the node constraints of a pod's runtime.
 
-use super::{Phase, Plugin, Review, tolerations};
+use super::{Phase, Plugin, Review, tolerations, unaskable};
 use async_trait::async_trait;
-use keelson_api::{ApiResult, Object, Value};
+use keelson_api::{ApiError, ApiResult, Object, Reason, Value};
 use keelson_registry::Operation;
 use keelson_registry::strategy::same;
 
@@ -14,6 +14,10 @@ async fn class_of(review: &Review<'_>, pod: &Object) -> ApiResult<Option<Object>
     let Some(name) = pod.str_at(&["spec", "runtimeClassName"]) else {
         return Ok(None);
     };
+    // Upstream's client asks for no such thing.
+    if let Some(why) = unaskable(name) {
+        return Err(ApiError::new(Reason::Unknown, why));
+    }
     match review.lookup.cached("node.k8s.io", "runtimeclasses", "", name).await? {
         Some(class) => Ok(Some(class)),
         None => Err(review.forbidden(Some(pod), format!("pod rejected: RuntimeClass {name:?} not found"))),

@@ -2,7 +2,7 @@
 
 mod mountable;
 
-use super::{Phase, Plugin, Review, references};
+use super::{Phase, Plugin, Review, references, unaskable};
 use async_trait::async_trait;
 use keelson_api::{ApiError, ApiResult, Object, Value, value};
 use keelson_registry::Operation;
@@ -38,11 +38,14 @@ async fn account(review: &Review<'_>, name: &str) -> ApiResult<Object> {
 
 async fn account_of(review: &Review<'_>, pod: &Object) -> ApiResult<Object> {
     let name = pod.str_at(&["spec", "serviceAccountName"]).unwrap_or_default();
-    account(review, name).await.map_err(|e| {
-        review.forbidden(
-            Some(pod),
-            format!("error looking up service account {}/{name}: {e}", review.cx.namespace),
-        )
+    let found = match unaskable(name) {
+        Some(why) => Err(why),
+        None => account(review, name).await.map_err(|e| e.to_string()),
+    };
+    found.map_err(|why| {
+        let namespace = &review.cx.namespace;
+        let text = format!("error looking up service account {namespace}/{name}: {why}");
+        review.forbidden(Some(pod), text)
     })
 }
 

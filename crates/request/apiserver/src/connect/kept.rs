@@ -5,7 +5,7 @@ use super::dial::{ClientTls, Stream, Target};
 use crate::request::Body;
 use anyhow::Result;
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{self, Client};
@@ -16,7 +16,6 @@ use std::error::Error;
 use std::hash::Hash;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -38,6 +37,8 @@ pub struct Kept {
     client: Client<Way, Body>,
     /// Scheme and host, as requests name them.
     origin: String,
+    /// With the port, where the library would leave it out: Go tells the one that it was given.
+    host: Option<HeaderValue>,
 }
 
 impl Kept {
@@ -49,6 +50,8 @@ impl Kept {
         }
         let scheme = if target.tls.is_some() { "https" } else { "http" };
         let origin = format!("{scheme}://{}", target.host);
+        let usual = if target.tls.is_some() { ":443" } else { ":80" };
+        let named = target.host.ends_with(usual).then(|| target.host.parse().ok());
         let client = Client::builder(ForAll)
             .timer(TokioTimer::new())
             .http2_keep_alive_interval(SILENT)
@@ -58,28 +61,32 @@ impl Kept {
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(MOST_IDLE)
             .build(Way(target));
-        Kept { client, origin }
+        Kept {
+            client,
+            origin,
+            host: named.flatten(),
+        }
     }
 
-    /// Posts a text that may be posted twice: a connection that was kept may have ended a moment ago.
+    /// Posts a text. It is posted anew only if nothing of it was sent: a connection that was kept may have ended a moment ago. Who has read it may
+    /// have acted on it, and isn't asked again, as Go's client doesn't.
     pub async fn post(&self, path: &str, headers: HeaderMap, text: Bytes) -> Result<Response<Incoming>> {
         let uri: Uri = format!("{}{path}", self.origin).parse()?;
         let request = || {
             let mut request = Request::post(uri.clone()).body(Body::from(text.clone()))?;
             *request.headers_mut() = headers.clone();
+            if let Some(host) = &self.host {
+                request.headers_mut().insert(header::HOST, host.clone());
+            }
             request.headers_mut().insert(header::CONTENT_LENGTH, text.len().into());
             keelson_trace::headers::inject(request.headers_mut());
             anyhow::Ok(request)
         };
         let answer = match self.client.request(request()?).await {
-            Err(e) if was_ended(&e) => self.client.request(request()?).await,
+            Err(e) if was_unsent(&e) => self.client.request(request()?).await,
             answer => answer,
         };
-        let answer = answer.map_err(Unsent)?;
-        if let Some(connection) = answer.extensions().get::<Answered>() {
-            connection.0.store(true, Relaxed);
-        }
-        Ok(answer)
+        Ok(answer.map_err(Unsent)?)
     }
 }
 
@@ -106,29 +113,16 @@ impl<K: Eq + Hash> Several<K> {
     }
 }
 
-/// What is known of a connection: whether something was answered on it.
-#[derive(Clone, Default)]
-struct Answered(Arc<AtomicBool>);
-
-/// Before an answer had come, by the other side: before it was asked, or where it had answered before. Who ends a new connection has read what
-/// it was asked, and isn't asked again.
-fn was_ended(error: &legacy::Error) -> bool {
+/// Whether the connection had ended before anything of the request was written to it.
+fn was_unsent(error: &legacy::Error) -> bool {
     let mut cause = error.source();
     while let Some(e) = cause {
         if let Some(e) = e.downcast_ref::<hyper::Error>() {
-            return e.is_canceled() || e.is_closed() || e.is_incomplete_message() && has_answered(error);
+            return e.is_canceled() || e.is_closed();
         }
         cause = e.source();
     }
     false
-}
-
-fn has_answered(error: &legacy::Error) -> bool {
-    let mut known = Extensions::new();
-    if let Some(connection) = error.connect_info() {
-        connection.get_extras(&mut known);
-    }
-    known.get::<Answered>().is_some_and(|answered| answered.0.load(Relaxed))
 }
 
 /// What went wrong, without what the library says before it.
@@ -188,10 +182,9 @@ impl Connection for Stream {
             Stream::Plain(_) => false,
             Stream::Tls(tls) => tls.get_ref().1.alpn_protocol() == Some(b"h2"),
         };
-        let connected = Connected::new().extra(Answered::default());
         match h2 {
-            true => connected.negotiated_h2(),
-            false => connected,
+            true => Connected::new().negotiated_h2(),
+            false => Connected::new(),
         }
     }
 }
@@ -229,50 +222,88 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
 
-    /// Of each connection so many requests are answered, and the next is read before it ends.
-    #[tokio::test]
-    async fn only_what_a_kept_connection_lost_is_posted_again() {
-        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap().to_string();
-        let asked = Arc::new(AtomicUsize::new(0));
-        let counter = asked.clone();
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
+    /// What was read, up to the end of a body; `None`: the other side ended.
+    async fn read(stream: &mut tokio::net::TcpStream) -> Option<String> {
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"whole") {
+            if stream.read_buf(&mut seen).await.unwrap() == 0 {
+                return None;
+            }
+        }
+        Some(String::from_utf8(seen).unwrap())
+    }
+
+    /// Each connection answers so many requests; with `reads` it takes one more before it ends. Tells of all that was read.
+    fn backend(socket: TcpListener, connections: &'static [(usize, bool)]) -> mpsc::UnboundedReceiver<String> {
+        let (tell, told) = mpsc::unbounded_channel();
         tokio::spawn(async move {
-            for answers in [0, 1, 1] {
+            for (answers, reads) in connections {
                 let (mut stream, _) = socket.accept().await.unwrap();
-                for n in 0..=answers {
-                    let mut seen = Vec::new();
-                    while !seen.ends_with(b"whole") {
-                        if stream.read_buf(&mut seen).await.unwrap() == 0 {
-                            return;
-                        }
-                    }
-                    counter.fetch_add(1, Relaxed);
-                    if n < answers {
-                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-                        stream.write_all(answer).await.unwrap();
-                    }
+                for _ in 0..*answers {
+                    let Some(request) = read(&mut stream).await else { return };
+                    tell.send(request).unwrap();
+                    stream.write_all(ANSWER).await.unwrap();
+                }
+                if *reads && let Some(request) = read(&mut stream).await {
+                    tell.send(request).unwrap();
                 }
             }
         });
-        let kept = Kept::to(Target {
-            address: address.clone(),
-            host: address,
-            tls: None,
-        });
-        let post = async || {
-            let answer = kept.post("/", HeaderMap::new(), Bytes::from_static(b"whole")).await;
-            answer.is_ok()
-        };
-        assert!(!post().await);
-        assert_eq!(asked.load(Relaxed), 1);
-        assert!(post().await);
-        // The connection is put away by a task of its own.
+        told
+    }
+
+    async fn post(kept: &Kept) -> bool {
+        let answer = kept.post("/", HeaderMap::new(), Bytes::from_static(b"whole")).await;
+        // The connection is put away, or found ended, by a task of its own.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        assert!(post().await);
-        assert_eq!(asked.load(Relaxed), 4);
+        answer.is_ok()
+    }
+
+    fn to(address: &str, host: &str) -> Kept {
+        Kept::to(Target {
+            address: address.into(),
+            host: host.into(),
+            tls: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn what_was_read_is_not_posted_again() {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap().to_string();
+        let mut told = backend(socket, &[(0, true), (1, true), (1, false), (1, false)]);
+        let kept = to(&address, &address);
+        assert!(!post(&kept).await, "a new connection that ended");
+        assert!(post(&kept).await);
+        assert!(!post(&kept).await, "one that was kept, and had read it");
+        assert!(post(&kept).await);
+        assert!(post(&kept).await, "one that had ended before");
+        let mut asked = 0;
+        while told.try_recv().is_ok() {
+            asked += 1;
+        }
+        assert_eq!(asked, 5);
+    }
+
+    #[tokio::test]
+    async fn hosts_are_named_with_their_port() {
+        for (host, named) in [
+            ("a.b.svc:80", "a.b.svc:80"),
+            ("a.b.svc:8080", "a.b.svc:8080"),
+            ("a.b.svc", "a.b.svc"),
+        ] {
+            let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = socket.local_addr().unwrap().to_string();
+            let mut told = backend(socket, &[(1, false)]);
+            assert!(post(&to(&address, host)).await);
+            let request = told.recv().await.unwrap().to_lowercase();
+            assert!(request.contains(&format!("host: {named}\r\n")), "{request}");
+        }
     }
 }

@@ -23,6 +23,10 @@ pub fn find(server: &ServerState, info: &RequestInfo, method: &Method) -> Result
     if misplaced || info.verb == "proxy" {
         return Err(nothing());
     }
+    // Built-in kinds have no such route upstream.
+    if *method == Method::HEAD && !def.custom && info.subresource != "proxy" {
+        return Err(Nowhere::method());
+    }
     let named = info.parts.get(1).is_some_and(|n| !n.is_empty());
     if !info.subresource.is_empty() {
         return sub(&def, info).map(|()| def).map_err(|e| e.unwrap_or_else(nothing));

@@ -3,7 +3,8 @@
 use super::{Converter, metrics};
 use crate::internal;
 use async_trait::async_trait;
-use keelson_api::{ApiError, ApiResult, Map, Object, Value, value};
+use keelson_api::{ApiError, ApiResult, Map, Object, Value, builtin, value};
+use keelson_machinery::canonical;
 
 #[derive(Debug)]
 pub struct Autoscalers;
@@ -60,7 +61,7 @@ fn list(o: &mut Object, path: &[&str]) -> Vec<Value> {
     }
 }
 
-fn to_v1(mut o: Object) -> Object {
+pub fn to_v1(mut o: Object) -> Object {
     for key in [METRICS, CURRENT, CONDITIONS, BEHAVIOR] {
         take_annotation(&mut o, key);
     }
@@ -107,6 +108,15 @@ fn to_v1(mut o: Object) -> Object {
     o
 }
 
+/// What an annotation said as `v2` holds it there; `None` if it can't: anybody may write one.
+fn typed(at: &[&str], value: impl Into<Value>) -> Option<Value> {
+    let schema = builtin::builtin_kind_at("autoscaling/v2", "HorizontalPodAutoscaler")?;
+    let mut object = Value::Object(Map::new());
+    object.set_at(at, value);
+    canonical::canonicalize(&mut object, &schema).ok()?;
+    object.remove_at(at)
+}
+
 /// The CPU utilisation that is wanted where nothing is.
 const DEFAULT_CPU: i64 = 80;
 
@@ -114,11 +124,16 @@ pub fn to_v2(mut o: Object) -> Object {
     if o.api_version() == "autoscaling/v2" {
         return o;
     }
-    let each = |kept: Option<Value>, read: fn(&Value) -> Value| match kept {
-        Some(Value::Array(a)) => Some(a.iter().map(read).collect::<Vec<_>>()),
+    let each = |kept: Option<Value>, at: &[&str], read: fn(&Value) -> Value| match kept {
+        Some(Value::Array(a)) => match typed(at, a.iter().map(read).collect::<Vec<_>>()) {
+            Some(Value::Array(all)) => Some(all),
+            _ => None,
+        },
+        Some(Value::Null) => Some(Vec::new()),
         _ => None,
     };
-    let mut all = each(take_annotation(&mut o, METRICS), metrics::read_wanted).unwrap_or_default();
+    let kept = take_annotation(&mut o, METRICS);
+    let mut all = each(kept, &["spec", "metrics"], metrics::read_wanted).unwrap_or_default();
     let wanted = o.remove_at(&["spec", "targetCPUUtilizationPercentage"]);
     if let Some(t) = wanted.or_else(|| all.is_empty().then_some(Value::Int(DEFAULT_CPU))) {
         let mut cpu = value!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization"}}});
@@ -126,13 +141,15 @@ pub fn to_v2(mut o: Object) -> Object {
         all.push(cpu);
     }
     o.set_at(&["spec", "metrics"], all);
-    if let Some(b) = take_annotation(&mut o, BEHAVIOR).map(|b| metrics::read_behavior(&b))
+    let kept = take_annotation(&mut o, BEHAVIOR).map(|b| metrics::read_behavior(&b));
+    if let Some(b) = kept.and_then(|b| typed(&["spec", "behavior"], b))
         && b.as_object().is_some_and(|b| !b.is_empty())
     {
         o.set_at(&["spec", "behavior"], b);
     }
     let cpu_now = o.remove_at(&["status", "currentCPUUtilizationPercentage"]);
-    match (each(take_annotation(&mut o, CURRENT), metrics::read_seen), cpu_now) {
+    let kept = take_annotation(&mut o, CURRENT);
+    match (each(kept, &["status", "currentMetrics"], metrics::read_seen), cpu_now) {
         (Some(current), _) => o.set_at(&["status", "currentMetrics"], current),
         (None, Some(v)) => {
             let mut m = value!({"type": "Resource", "resource": {"name": "cpu", "current": {}}});
@@ -141,8 +158,9 @@ pub fn to_v2(mut o: Object) -> Object {
         }
         (None, None) => {}
     }
-    if let Some(c @ Value::Array(_)) = take_annotation(&mut o, CONDITIONS) {
-        o.set_at(&["status", "conditions"], c);
+    let kept = take_annotation(&mut o, CONDITIONS);
+    if let Some(all) = each(kept, &["status", "conditions"], Value::clone) {
+        o.set_at(&["status", "conditions"], all);
     }
     o.insert("apiVersion", "autoscaling/v2");
     o
@@ -177,6 +195,34 @@ mod tests {
             .unwrap()
             .swap(0, 1);
         assert_eq!(to_v2(v1), back);
+    }
+
+    #[test]
+    fn annotations_that_hold_something_else_are_left_out() {
+        for (key, text) in [
+            (METRICS, r#"[{"type":"Resource","resource":{"name":5}}]"#),
+            (
+                METRICS,
+                r#"[{"type":"Resource","resource":{"name":"memory","targetAverageUtilization":"x"}}]"#,
+            ),
+            (
+                METRICS,
+                r#"[{"type":"Pods","pods":{"metricName":"m","targetAverageValue":"x"}}]"#,
+            ),
+            (METRICS, "{}"),
+            (CURRENT, r#"[{"type":{}}]"#),
+            (CONDITIONS, r#"[{"lastTransitionTime":"yesterday"}]"#),
+            (BEHAVIOR, r#"{"ScaleUp":{"StabilizationWindowSeconds":"x"}}"#),
+            (BEHAVIOR, "5"),
+        ] {
+            let mut v1 =
+                Object::try_from(value!({"apiVersion": "autoscaling/v1", "spec": {"maxReplicas": 1}})).unwrap();
+            let without = to_v2(v1.clone());
+            annotate(&mut v1, key, text.into());
+            let mut v2 = to_v2(v1);
+            v2.remove("metadata");
+            assert_eq!(v2, without, "{key}: {text}");
+        }
     }
 
     #[test]

@@ -360,7 +360,7 @@ fn bump_generation(object: &mut Object) {
 }
 
 fn check_preconditions(cx: &Cx, existing: &Object, options: &DeleteOptions) -> ApiResult<()> {
-    let conflict = |why: String| ApiError::conflict(&cx.def.gvr.group, &cx.def.kind, existing.name(), why);
+    let conflict = |why: String| ApiError::conflict(cx.kind_group(), &cx.def.kind, existing.name(), why);
     if let Some(uid) = options.uid.as_ref().filter(|u| u.as_str() != existing.uid()) {
         return Err(conflict(format!(
             "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",

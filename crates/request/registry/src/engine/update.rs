@@ -20,6 +20,10 @@ pub trait UpdateSource: Send + Sync {
     fn uid(&self) -> Option<&str> {
         None
     }
+    /// Whether it is the object of the request, as far as that is known without the one that is there.
+    fn check(&self, _cx: &Cx) -> ApiResult<()> {
+        Ok(())
+    }
     /// The new object, managed fields included.
     async fn updated(&self, engine: &Engine, cx: &Cx, existing: Option<&Object>) -> ApiResult<Object>;
 }
@@ -31,6 +35,9 @@ pub struct Replace(pub Object);
 impl UpdateSource for Replace {
     fn uid(&self) -> Option<&str> {
         Some(self.0.uid()).filter(|u| !u.is_empty())
+    }
+    fn check(&self, cx: &Cx) -> ApiResult<()> {
+        check_name(cx, &mut self.0.clone())
     }
     async fn updated(&self, engine: &Engine, cx: &Cx, existing: Option<&Object>) -> ApiResult<Object> {
         let mut new = self.0.clone();
@@ -101,6 +108,7 @@ impl Engine {
         existing: Option<&Current>,
     ) -> ApiResult<Attempt> {
         if existing.is_none() && !may_create {
+            source.check(cx)?;
             return Err(cx.not_found(&cx.name));
         }
         self.check_uid(cx, source.uid(), existing)?;

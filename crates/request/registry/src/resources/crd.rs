@@ -2,6 +2,7 @@
 
 use crate::context::Cx;
 use crate::engine::{Deleted, Engine};
+use crate::internal;
 use crate::options::DeleteOptions;
 use crate::resources::validation;
 use crate::strategy::{Behaviour, Hooks};
@@ -28,6 +29,7 @@ pub const CRD: Behaviour = Behaviour {
         told.extend(validate(new, Some(old)));
         told
     },
+    validate_status: |_, new, _| definition::validate_status(&Value::Object(new.0.clone())),
     warnings,
     hooks: Some(&CrdHooks),
     ..Behaviour::WITH_STATUS
@@ -52,7 +54,7 @@ fn remember_storage_version(o: &mut Object) {
 
 fn validate(new: &Object, old: Option<&Object>) -> Vec<Cause> {
     let old = old.map(|o| Value::Object(o.0.clone()));
-    definition::validate(&Value::Object(new.0.clone()), old.as_ref())
+    definition::validate(&Value::Object(new.0.clone()), old.as_ref(), internal::shown)
 }
 
 fn warnings(cx: &Cx, new: &Object, old: Option<&Object>) -> Vec<String> {

@@ -5,6 +5,7 @@
 
 mod approval;
 mod offers;
+mod rules;
 mod schema;
 
 use super::{Structural, formats};
@@ -14,18 +15,35 @@ use std::collections::BTreeSet;
 
 pub use approval::{Approval, approval, approval_reason, is_protected};
 
+/// How a value of one of upstream's internal types, which is named, is shown.
+pub type Shown = fn(&str, Option<&Value>) -> String;
+
 /// Everything wrong with a definition; `old` is the definition before an update.
-pub fn validate(crd: &Value, old: Option<&Value>) -> Vec<Cause> {
+pub fn validate(crd: &Value, old: Option<&Value>, shown: Shown) -> Vec<Cause> {
     let empty = Map::new();
     let spec = crd.get("spec").and_then(Value::as_object).unwrap_or(&empty);
-    let mut v = Validator { out: Causes::default() };
+    let mut v = Validator {
+        out: Causes::default(),
+        shown,
+    };
     v.spec(spec, old);
     v.stored_versions(crd, spec);
+    v.accepted(crd);
     if let Some(old) = old {
         v.unchanged(crd, old);
     } else {
         v.approval(crd, spec);
     }
+    v.out.into()
+}
+
+/// What is wrong with a definition's status: the names that were accepted.
+pub fn validate_status(crd: &Value) -> Vec<Cause> {
+    let mut v = Validator {
+        out: Causes::default(),
+        shown: |_, _| String::new(),
+    };
+    v.accepted(crd);
     v.out.into()
 }
 
@@ -90,6 +108,7 @@ fn schema(version: &Map) -> Option<&Value> {
 
 struct Validator {
     out: Causes,
+    shown: Shown,
 }
 
 fn text(s: &str) -> Value {
@@ -196,20 +215,23 @@ impl Validator {
             self.columns(v, &path("additionalPrinterColumns", "additionalPrinterColumns"));
             self.selectable(v, &path("selectableFields", "selectableFields"));
         }
-        let shown = || match list.as_slice() {
-            [] => Value::Null,
-            list => Value::Array(list.iter().map(|v| Value::Object((*v).clone())).collect()),
+        let at_top = ["schema", "subresources", "additionalPrinterColumns", "selectableFields"];
+        let at_top: Vec<&str> = at_top.into_iter().filter(|key| shared(key)).collect();
+        let own = |v: &Map| {
+            let mut own = v.clone();
+            own.retain(|key, _| !at_top.contains(&key));
+            Value::Object(own)
+        };
+        let all = (!list.is_empty()).then(|| Value::Array(list.iter().map(|v| own(v)).collect()));
+        let mut refuse = |why: &str| {
+            let shown = (self.shown)("[]apiextensions.CustomResourceDefinitionVersion", all.as_ref());
+            self.out.push(Cause::invalid_shown("spec.versions", &shown, why));
         };
         if !unique {
-            self.out.push(Cause::invalid(
-                "spec.versions",
-                &shown(),
-                "must contain unique version names",
-            ));
+            refuse("must contain unique version names");
         }
         if list.iter().filter(|v| v.bool("storage") == Some(true)).count() != 1 {
-            let why = "must have exactly one version marked as storage version";
-            self.out.push(Cause::invalid("spec.versions", &shown(), why));
+            refuse("must have exactly one version marked as storage version");
         }
     }
 
@@ -229,6 +251,12 @@ impl Validator {
             refuse("must not be an empty string");
         } else if warning.chars().any(char::is_control) {
             refuse("must only contain printable UTF-8 characters");
+        }
+    }
+
+    fn accepted(&mut self, crd: &Value) {
+        if let Some(names) = crd.at(&["status", "acceptedNames"]).and_then(Value::as_object) {
+            self.names(names, "status.acceptedNames");
         }
     }
 
@@ -380,7 +408,7 @@ mod tests {
             "conversion": {"strategy": "None"}}, "status": {"storedVersions": ["v1"]}})
     }
     fn texts(crd: &Value) -> Vec<String> {
-        validate(crd, None)
+        validate(crd, None, |_, _| String::new())
             .into_iter()
             .map(|c| format!("{}: {}", c.field, c.message))
             .collect()
@@ -437,8 +465,41 @@ mod tests {
             vec![Value::from("v0"), Value::from("v1")],
         );
         new.set_at(&["spec", "names", "plural"], "tobs");
-        let got: Vec<String> = validate(&new, Some(&old)).into_iter().map(|c| c.field).collect();
+        let got: Vec<String> = validate(&new, Some(&old), |_, _| String::new())
+            .into_iter()
+            .map(|c| c.field)
+            .collect();
         assert_eq!(got, ["status.storedVersions[0]", "spec.names.plural"]);
+    }
+
+    #[test]
+    fn names_that_were_accepted_are_names() {
+        let mut c = crd(value!({"type": "object"}));
+        c.set_at(
+            &["status", "acceptedNames"],
+            value!({"plural": "a b", "kind": "Tab", "listKind": "Tab"}),
+        );
+        let fields: Vec<String> = validate_status(&c).into_iter().map(|c| c.field).collect();
+        assert_eq!(fields, ["status.acceptedNames.plural", "status.acceptedNames.listKind"]);
+    }
+
+    #[test]
+    fn a_status_of_its_own_leaves_the_root_to_what_is_said_of_it_there() {
+        let told = |schema: Value| {
+            let mut c = crd(schema);
+            c.at_mut(&["spec", "versions"]).and_then(Value::as_array_mut).unwrap()[0]
+                .set_at(&["subresources", "status"], Map::new());
+            texts(&c)
+        };
+        assert_eq!(
+            told(value!({"type": "object", "required": ["spec"], "properties": {"spec": {"type": "object"}}})),
+            [""; 0]
+        );
+        let refused = told(value!({"type": "object", "minProperties": 1}));
+        assert!(
+            refused.len() == 1 && refused[0].contains("fields are allowed at the root of the schema"),
+            "{refused:?}"
+        );
     }
 
     #[test]

@@ -4,6 +4,54 @@ use super::{Validator, text};
 use crate::cel::rules;
 use crate::structural::{Structural, check, prune, validate};
 use keelson_api::{Cause, Map, Value};
+use std::collections::BTreeSet;
+
+/// What the root of a schema may not say where the status has its own.
+const LOST: [&str; 18] = [
+    "nullable",
+    "default",
+    "enum",
+    "maxProperties",
+    "minProperties",
+    "allOf",
+    "oneOf",
+    "anyOf",
+    "not",
+    "additionalProperties",
+    "patternProperties",
+    "dependencies",
+    "additionalItems",
+    "definitions",
+    "x-kubernetes-embedded-resource",
+    "x-kubernetes-int-or-string",
+    "x-kubernetes-list-type",
+    "x-kubernetes-map-type",
+];
+/// What it may, by upstream's names.
+const KEPT: [&str; 22] = [
+    "Description",
+    "Type",
+    "Format",
+    "Title",
+    "Maximum",
+    "ExclusiveMaximum",
+    "Minimum",
+    "ExclusiveMinimum",
+    "MaxLength",
+    "MinLength",
+    "Pattern",
+    "MaxItems",
+    "MinItems",
+    "UniqueItems",
+    "MultipleOf",
+    "Required",
+    "Items",
+    "Properties",
+    "ExternalDocs",
+    "Example",
+    "XPreserveUnknownFields",
+    "XValidations",
+];
 
 impl Validator {
     pub(super) fn schema(&mut self, s: &Value, path: &str, status: bool, unchanged: bool) {
@@ -13,30 +61,44 @@ impl Validator {
                 "nullable cannot be true at the root",
             ));
         }
-        if status && s.get("type").and_then(Value::as_str).is_some_and(|t| t != "object") {
-            let why =
-                "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled";
-            self.out.push(Cause::invalid(
-                format!("{path}.type"),
-                s.get("type").unwrap_or(&Value::Null),
-                why,
-            ));
+        if status {
+            self.root_beside_status(s, path);
         }
         let parsed = Structural::parse(s);
         let before = self.out.len();
         self.node(s, path);
+        self.rules(&parsed, path);
         // What can't be read structurally isn't looked at any further.
         if self.out.len() > before && check::is_unreadable(s) {
             return;
         }
         let violations = check::violations(s, path);
-        self.out.extend(violations);
-        if self.out.len() > before {
-            return;
+        match violations.is_empty() {
+            true => self.defaults(&parsed, path),
+            false => self.out.extend(violations),
         }
-        self.defaults(&parsed, path);
-        if !unchanged {
+        if self.out.len() == before && !unchanged {
             self.out.extend(rules::check(&parsed, path));
+        }
+    }
+
+    /// Where the status has a schema of its own, which is cut out of this one, the root says only what is not lost so.
+    fn root_beside_status(&mut self, s: &Value, path: &str) {
+        let is_said = |key: &str| s.get(key).is_some_and(|v| !v.is_null() && v != &Value::Bool(false));
+        let refused = |keys: &[&str]| keys.iter().any(|key| is_said(key));
+        let ty = s.get("type").and_then(Value::as_str).unwrap_or_default();
+        // As upstream goes through the fields, up to the first that is wrong.
+        if refused(&["id", "$schema", "$ref"]) || matches!(ty, "" | "object") && refused(&LOST) {
+            let why = format!(
+                "only [{}] fields are allowed at the root of the schema if the status subresource is enabled",
+                KEPT.join(" ")
+            );
+            let shown = (self.shown)("apiextensions.JSONSchemaProps", Some(s));
+            self.out.push(Cause::invalid_shown(path, &shown, &why));
+        } else if !matches!(ty, "" | "object") {
+            let why =
+                "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled";
+            self.out.push(Cause::invalid(format!("{path}.type"), &text(ty), why));
         }
     }
 
@@ -179,6 +241,14 @@ impl Validator {
             let value = text(items.str("type").unwrap_or_default());
             self.out.push(Cause::invalid(format!("{path}.items.type"), &value, why));
         }
+        let all_keys = m.get("x-kubernetes-list-map-keys").cloned().unwrap_or_default();
+        if items.str("type") == Some("object") {
+            let mut seen = BTreeSet::new();
+            for _ in keys.iter().filter(|key| !seen.insert(**key)) {
+                let why = "must not contain duplicate entries";
+                self.out.add(|| Cause::invalid(at_keys.clone(), &all_keys, why));
+            }
+        }
         let required: Vec<&str> = items
             .arr("required")
             .into_iter()
@@ -188,12 +258,8 @@ impl Validator {
         for key in keys {
             let property = items.obj("properties").and_then(|p| p.get(key));
             let Some(property) = property else {
-                let value = Value::Array(vec![text(key)]);
-                self.out.push(Cause::invalid(
-                    at_keys.clone(),
-                    &value,
-                    "entries must all be names of item properties",
-                ));
+                let why = "entries must all be names of item properties";
+                self.out.add(|| Cause::invalid(at_keys.clone(), &all_keys, why));
                 continue;
             };
             let at = format!("{path}.items.properties[{key}]");

@@ -178,7 +178,8 @@ async fn bind(call: &Call<'_>, cx: &Cx, reference: &Object, spec: &mut TokenSpec
         _ => {
             let gv = keelson_api::GroupVersion::parse(&text("apiVersion"));
             return Err(ApiError::bad_request(format!(
-                "cannot bind token to object of type {gv}, Kind={kind}"
+                "cannot bind token to object of type {}/{}, Kind={kind}",
+                gv.group, gv.version
             )));
         }
     };

@@ -2,6 +2,7 @@
 
 use super::core::fill_zeros;
 use super::{each, fill, fill_absent, fill_zero, has_items, inner};
+use crate::convert::autoscaling::{to_v1, to_v2};
 use keelson_api::{Map, Object, Value, value};
 
 const RBAC: &str = "rbac.authorization.k8s.io";
@@ -167,6 +168,8 @@ fn autoscaler(o: &mut Object) {
     let spec = o.object_mut("spec");
     fill_absent(spec, "minReplicas", 1i64);
     if v1 {
+        // Upstream's own form knows metrics: what `v1` shows of them is what is left of them there.
+        *o = to_v1(to_v2(std::mem::take(o)));
         return;
     }
     if !has_items(spec, "metrics") {

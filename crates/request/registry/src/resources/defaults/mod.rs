@@ -171,6 +171,10 @@ mod tests {
                 false,
             ),
             ("", false),
+            ("a.b-c__d--e", true),
+            ("a.-b", false),
+            ("a".repeat(247).as_str(), true),
+            ("a".repeat(248).as_str(), false),
             (
                 "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
                 false,

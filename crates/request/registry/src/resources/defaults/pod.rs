@@ -215,18 +215,24 @@ fn is_reference(name: &str) -> bool {
         Some((path, tag)) if !tag.contains('/') => path,
         _ => path,
     };
-    let alnum = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let component = |c: &str| {
-        let b = c.as_bytes();
-        b.first().is_some_and(alnum)
-            && b.last().is_some_and(alnum)
-            && b.iter().all(|x| alnum(x) || matches!(x, b'.' | b'_' | b'-'))
-            && !c.contains("..")
-            && !c.contains("___")
-    };
     // Sixty-four digits alone are an image's identifier, not its name.
     let is_identifier = name.len() == 64 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    is_host(host) && path.split('/').all(component) && !is_identifier
+    let library = if host.is_empty() && !path.contains('/') {
+        "library/"
+    } else {
+        ""
+    };
+    let is_short = library.len() + path.len() <= LONGEST_PATH;
+    is_host(host) && is_short && path.split('/').all(is_path_component) && !is_identifier
+}
+
+const LONGEST_PATH: usize = 255;
+
+/// Letters and digits, and between them a dot, one or two underscores, or any number of dashes.
+fn is_path_component(text: &str) -> bool {
+    let alnum = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let separates = |s: &str| matches!(s, "" | "." | "_" | "__") || s.bytes().all(|b| b == b'-');
+    text.starts_with(alnum) && text.ends_with(alnum) && text.split(alnum).all(separates)
 }
 
 /// Whether an image's host is none, or a name with a port perhaps.

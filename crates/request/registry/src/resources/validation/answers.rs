@@ -1,5 +1,7 @@
 //! What kube-apiserver answered where the machine found that ours differed (`tests/differential`).
 
+mod states;
+
 use super::tests::{create, pod, update, update_status};
 use keelson_api::{Object, Value, value};
 

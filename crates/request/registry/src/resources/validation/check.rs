@@ -282,10 +282,11 @@ pub fn quantity(v: &Value) -> Quantity {
 pub fn percent(text: &str) -> Option<i64> {
     text.strip_suffix('%').and_then(|n| n.parse().ok())
 }
-/// A number, or nothing for a percentage of zero.
+/// A number, or nothing for a percentage of zero; a text that is neither counts as zero, too.
 pub fn is_zero_number_or_percent(v: Option<&Value>) -> bool {
     match v {
-        Some(Value::String(t)) => percent(t) == Some(0),
+        Some(Value::String(t)) if names::is_percent(t) => percent(t) == Some(0),
+        Some(Value::String(t)) => t.parse::<i64>().unwrap_or(0) == 0,
         Some(v) => v.as_i64() == Some(0),
         None => true,
     }
@@ -386,9 +387,21 @@ pub fn cidr(text: &str) -> Vec<String> {
     vec![why.into()]
 }
 
-/// Whether nothing but an address' form is complained of.
-pub fn is_about_form(cause: &keelson_api::Cause) -> bool {
-    STRICT.iter().any(|why| cause.message.ends_with(why))
+/// Whether what is complained of was taken once: an address' form, or an image without a name as a volume.
+pub fn was_taken(cause: &Cause) -> bool {
+    is_about_image(cause) || STRICT.iter().any(|why| cause.message.ends_with(why))
+}
+
+fn is_about_image(cause: &Cause) -> bool {
+    cause.reason == "FieldValueRequired" && cause.field.ends_with("].image.reference")
+}
+
+/// Whether an object of which the one was told already had what the other complains of.
+pub fn had_before(cause: &Cause, before: &Cause) -> bool {
+    match is_about_image(cause) {
+        true => is_about_image(before),
+        false => before.message == cause.message,
+    }
 }
 
 impl Errs {

@@ -54,26 +54,6 @@ const NAMESPACE: Rules = Rules {
     },
     ..Rules::SUBDOMAIN
 };
-const QUOTA: Rules = Rules {
-    object: |_, o, e| quota(o, e),
-    update: |_, new, old, e| {
-        let scopes = |o: &Object| o.at(&["spec", "scopes"]).cloned();
-        if !crate::strategy::same(scopes(new).as_ref(), scopes(old).as_ref()) {
-            let shown = scopes(new).unwrap_or(Value::Null);
-            e.invalid("spec.scopes", shown, super::check::IMMUTABLE);
-        }
-    },
-    status: |_, new, _, e| {
-        e.child(new, "status", |e, status| {
-            for list in ["hard", "used"] {
-                for (name, v) in status.obj(list).into_iter().flatten() {
-                    e.within(&format!("{list}[{name}]"), |e| quota_amount(e, name, v));
-                }
-            }
-        });
-    },
-    ..Rules::SUBDOMAIN
-};
 const LIMIT_RANGE: Rules = Rules {
     object: |_, o, e| limit_range(o, e),
     ..Rules::SUBDOMAIN
@@ -111,7 +91,7 @@ pub fn of(kind: &str) -> Rules {
         "Secret" => SECRET,
         "Namespace" => NAMESPACE,
         "Node" => super::nodes::NODE,
-        "ResourceQuota" => QUOTA,
+        "ResourceQuota" => super::quotas::QUOTA,
         "LimitRange" => LIMIT_RANGE,
         "Endpoints" => ENDPOINTS,
         "Event" => EVENT,
@@ -194,7 +174,9 @@ fn secret(o: &Object, e: &mut Errs) {
             needs(e, "username");
             needs(e, "password");
         }
-        "kubernetes.io/ssh-auth" => needs(e, "ssh-privatekey"),
+        "kubernetes.io/ssh-auth" if data.str("ssh-privatekey").unwrap_or_default().is_empty() => {
+            e.required("data[ssh-privatekey]", "");
+        }
         "kubernetes.io/tls" => {
             needs(e, "tls.crt");
             needs(e, "tls.key");
@@ -206,9 +188,11 @@ fn secret(o: &Object, e: &mut Errs) {
 fn json_map(e: &mut Errs, data: &Map, key: &str) {
     use base64::Engine;
     let field = format!("data[{key}]");
-    let Some(text) = data.str(key) else {
+    if !data.contains_key(key) {
         return e.required(&field, "");
-    };
+    }
+    // What is null is there, and empty.
+    let text = data.str(key).unwrap_or_default();
     let bytes = base64::engine::general_purpose::STANDARD
         .decode(text)
         .unwrap_or_default();
@@ -222,118 +206,6 @@ fn json_map(e: &mut Errs, data: &Map, key: &str) {
         Err(error) => error.0,
     };
     e.invalid(&field, "<secret contents redacted>", &why);
-}
-
-const QUOTA_SCOPES: &[&str] = &[
-    "BestEffort",
-    "CrossNamespacePodAffinity",
-    "NotBestEffort",
-    "NotTerminating",
-    "PriorityClass",
-    "Terminating",
-    "VolumeAttributesClass",
-];
-
-fn quota_amount(e: &mut Errs, name: &str, v: &Value) {
-    for msg in names::label_key(name) {
-        e.invalid("", name, &msg);
-    }
-    let known = matches!(
-        name,
-        "cpu"
-            | "memory"
-            | "ephemeral-storage"
-            | "storage"
-            | "pods"
-            | "services"
-            | "replicationcontrollers"
-            | "resourcequotas"
-            | "secrets"
-            | "configmaps"
-            | "persistentvolumeclaims"
-    ) || ["requests.", "limits.", "services.", "count/", "hugepages-"]
-        .iter()
-        .any(|p| name.starts_with(p));
-    if !name.contains('/') && !known {
-        e.invalid("", name, "must be a standard resource for quota");
-    }
-    let q = quantity(v);
-    if q.is_negative() {
-        e.invalid("", v.clone(), super::check::NOT_NEGATIVE);
-    }
-    let whole = matches!(
-        name,
-        "pods"
-            | "services"
-            | "replicationcontrollers"
-            | "resourcequotas"
-            | "secrets"
-            | "configmaps"
-            | "persistentvolumeclaims"
-    ) || name.starts_with("services.");
-    if whole && !q.is_whole() {
-        e.invalid("", v.clone(), "must be an integer");
-    }
-}
-
-/// A complaint of one scope shows all of them: more of these would make the answer as long as the request's square.
-const MOST_TOLD: usize = 32;
-
-fn quota(o: &Object, e: &mut Errs) {
-    e.child(o, "spec", |e, spec| {
-        for (name, v) in spec.obj("hard").into_iter().flatten() {
-            e.within(&format!("hard[{name}]"), |e| quota_amount(e, name, v));
-        }
-        let scopes: Vec<&str> = spec
-            .arr("scopes")
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
-        let shown = || Value::from(scopes.iter().map(|x| Value::from(*x)).collect::<Vec<_>>());
-        let unknown = scopes.iter().filter(|scope| !QUOTA_SCOPES.contains(scope));
-        for _ in unknown.take(MOST_TOLD) {
-            e.invalid("scopes", shown(), "unsupported scope");
-        }
-        for pair in [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]] {
-            if pair.iter().all(|p| scopes.contains(p)) {
-                e.invalid("scopes", shown(), "conflicting scopes");
-            }
-        }
-        e.child(spec, "scopeSelector", |e, selector| {
-            // Upstream's paths here name no index.
-            let list = selector
-                .arr("matchExpressions")
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_object);
-            list.for_each(|x| {
-                e.within("matchExpressions", |e| {
-                    if !QUOTA_SCOPES.contains(&s(x, "scopeName")) {
-                        e.invalid("scopeName", s(x, "scopeName"), "unsupported scope");
-                    }
-                    match (s(x, "operator"), count(x, "values")) {
-                        ("In" | "NotIn", 0) => {
-                            e.required(
-                                "values",
-                                "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
-                            );
-                        }
-                        ("Exists" | "DoesNotExist", 1..) => {
-                            let shown = x.get("values").cloned().unwrap_or(Value::Null);
-                            e.invalid(
-                                "values",
-                                shown,
-                                "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector",
-                            );
-                        }
-                        ("In" | "NotIn" | "Exists" | "DoesNotExist", _) => {}
-                        (other, _) => e.invalid("operator", other, "not a valid selector operator"),
-                    }
-                })
-            });
-        });
-    });
 }
 
 fn limit_range(o: &Object, e: &mut Errs) {

@@ -199,14 +199,11 @@ fn restart_policy(e: &mut Errs, c: &Map, init: bool) {
             "must specify restartPolicy when restart rules are used",
         );
     }
-    e.optional_one_of(c, "restartPolicy", &["Always", "Never", "OnFailure"]);
-    if init && policy == Some("Always") && rules > 0 {
-        e.forbidden(
-            "restartPolicyRules",
-            "restartPolicyRules are not allowed for init containers with restart policy Always",
-        );
+    // Rules of an init container without a policy aren't looked at.
+    if init && policy.is_none() {
         return;
     }
+    e.optional_one_of(c, "restartPolicy", &["Always", "Never", "OnFailure"]);
     if rules > 20 {
         e.too_many("restartPolicyRules", rules, 20);
     }

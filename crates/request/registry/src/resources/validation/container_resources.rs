@@ -7,7 +7,7 @@ use keelson_machinery::names;
 use std::collections::{HashMap, HashSet};
 
 /// Whether a resource is Kubernetes' own rather than a vendor's.
-fn is_native(name: &str) -> bool {
+pub fn is_native(name: &str) -> bool {
     !name.contains('/') || name.contains("kubernetes.io/")
 }
 
@@ -61,7 +61,7 @@ pub fn resource_name(e: &mut Errs, name: &str) {
 }
 
 /// Whether the system knows a resource, be it of containers or of quotas.
-fn is_standard(name: &str) -> bool {
+pub fn is_standard(name: &str) -> bool {
     const COUNTED: [&str; 9] = [
         "pods",
         "resourcequotas",

@@ -45,10 +45,12 @@ const DEFINITION: Rules = Rules {
 };
 const FLOW_SCHEMA: Rules = Rules {
     object: |_, o, e| flow::schema(o, e),
+    status: |_, new, _, e| flow::status(new, e),
     ..Rules::SUBDOMAIN
 };
 const PRIORITY_LEVEL: Rules = Rules {
     object: |_, o, e| flow::priority_level(o, e),
+    status: |_, new, _, e| flow::status(new, e),
     ..Rules::SUBDOMAIN
 };
 pub fn of(kind: &str) -> Rules {
@@ -97,15 +99,21 @@ fn client_config(e: &mut Errs, c: &Map) {
 
 fn webhook_url(e: &mut Errs, url: &str) {
     const FORM: &str = "; desired format: https://host[/path]";
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (scheme, rest) = scheme_of(url);
     if scheme != "https" {
-        e.invalid("url", scheme, &format!("'https' is the only allowed URL scheme{FORM}"));
+        e.invalid(
+            "url",
+            scheme.as_str(),
+            &format!("'https' is the only allowed URL scheme{FORM}"),
+        );
     }
-    let host = if scheme.is_empty() {
-        ""
-    } else {
-        rest.split(['/', '?', '#']).next().unwrap_or_default()
-    };
+    // Without a scheme three slashes begin a path.
+    let authority = rest
+        .strip_prefix("//")
+        .filter(|of| !scheme.is_empty() || !of.starts_with('/'));
+    let host = authority
+        .and_then(|of| of.split(['/', '?', '#']).next())
+        .unwrap_or_default();
     if host.is_empty() {
         e.invalid("url", "", &format!("host must be specified{FORM}"));
     }
@@ -117,6 +125,20 @@ fn webhook_url(e: &mut Errs, url: &str) {
     }
     if let Some((_, query)) = url.split('#').next().unwrap_or_default().split_once('?') {
         e.invalid("url", query, "query parameters are not permitted in the URL");
+    }
+}
+
+/// The scheme of a URL, in lower case and empty if it has none, and what follows, as Go tells them apart.
+fn scheme_of(url: &str) -> (String, &str) {
+    let is_scheme = |of: &str| {
+        of.starts_with(|c: char| c.is_ascii_alphabetic())
+            && of
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+    };
+    match url.split_once(':') {
+        Some((scheme, rest)) if is_scheme(scheme) => (scheme.to_ascii_lowercase(), rest),
+        _ => (String::new(), url),
     }
 }
 

@@ -15,8 +15,14 @@ use std::collections::HashSet;
 
 pub const JOB: Rules = Rules {
     object: |_, o, e| job(o, e),
-    create: |_, o, e| indexed_name(o, e),
-    update: |_, new, old, e| job_update(new, old, e),
+    create: |_, o, e| {
+        generated_selector(o, e);
+        indexed_name(o, e);
+    },
+    update: |_, new, old, e| {
+        job_update(new, old, e);
+        indexed_name(new, e);
+    },
     status: |_, new, old, e| super::job_status::change(new, old, e),
     ..Rules::SUBDOMAIN
 };
@@ -44,7 +50,6 @@ fn job(o: &Object, e: &mut Errs) {
         }
         matches_template(e, spec, true);
     });
-    generated_selector(o, e);
 }
 
 /// Unless the user sees to it himself, selector and labels name the job.
@@ -289,13 +294,9 @@ fn job_update(new: &Object, old: &Object, e: &mut Errs) {
     e.within("spec", |e| {
         if s(n, "completionMode") == INDEXED {
             let (c, p) = (n.int("completions"), n.int("parallelism"));
-            if c != o.int("completions") && c != p {
-                let shown = c.map_or(Value::Null, Value::Int);
-                e.invalid(
-                    "completions",
-                    shown,
-                    "can only be modified in tandem with spec.parallelism",
-                );
+            // That there are none is told already.
+            if let Some(c) = c.filter(|c| Some(*c) != o.int("completions") && Some(*c) != p) {
+                e.invalid("completions", c, "can only be modified in tandem with spec.parallelism");
             }
         } else {
             e.immutable(n.get("completions"), o.get("completions"), "completions");

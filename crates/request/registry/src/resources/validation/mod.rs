@@ -32,6 +32,7 @@ mod pod_claims;
 mod pod_spec;
 mod pod_update;
 mod probes;
+mod quotas;
 mod scheduling;
 mod security;
 mod service;
@@ -134,16 +135,16 @@ fn has_core_metadata(group: &str) -> bool {
             | "apiextensions.k8s.io"
             | "apiregistration.k8s.io"
             | "coordination.k8s.io"
-            | "events.k8s.io"
+            | "node.k8s.io"
             | "policy"
     )
 }
 
-fn finalizers(cx: &Cx, obj: &Object, errs: &mut Errs, is_new: bool) {
+fn finalizers(cx: &Cx, obj: &Object, errs: &mut Errs) {
     let group = cx.def.gvr.group.as_str();
-    // Events are judged where they are made, by their own group.
     let judged = match cx.def.kind.as_str() {
-        "Event" => is_new && group == "events.k8s.io",
+        "Event" => !group.is_empty(),
+        "FlowSchema" | "PriorityLevelConfiguration" => cx.subresource != "status",
         _ => has_core_metadata(group),
     };
     if !judged {
@@ -174,7 +175,7 @@ pub fn create(cx: &Cx, obj: &Object) -> Vec<Cause> {
     shared
         .filter(|c| unnamed(c) && c.field != "metadata.generateName")
         .for_each(|c| errs.push(c));
-    finalizers(cx, obj, &mut errs, true);
+    finalizers(cx, obj, &mut errs);
     (rules.object)(cx, obj, &mut errs);
     (rules.create)(cx, obj, &mut errs);
     errs.list.into()
@@ -183,7 +184,7 @@ pub fn create(cx: &Cx, obj: &Object) -> Vec<Cause> {
 pub fn update(cx: &Cx, new: &Object, old: &Object) -> Vec<Cause> {
     let rules = rules(cx);
     let mut errs = Errs::default();
-    finalizers(cx, new, &mut errs, false);
+    finalizers(cx, new, &mut errs);
     (rules.object)(cx, new, &mut errs);
     (rules.update)(cx, new, old, &mut errs);
     but_for_old_forms(errs.list.into(), |before| (rules.object)(cx, old, before))
@@ -192,16 +193,17 @@ pub fn update(cx: &Cx, new: &Object, old: &Object) -> Vec<Cause> {
 pub fn status(cx: &Cx, new: &Object, old: &Object) -> Vec<Cause> {
     let rules = rules(cx);
     let mut errs = Errs::default();
+    finalizers(cx, new, &mut errs);
     (rules.status)(cx, new, old, &mut errs);
     but_for_old_forms(errs.list.into(), |before| (rules.status)(cx, old, old, before))
 }
 
-/// An address that is written as it isn't taken any more stays in an object that had it before.
+/// What isn't taken any more, as an address in an old form, stays in an object that had it before.
 fn but_for_old_forms(mut told: Vec<Cause>, judge_old: impl FnOnce(&mut Errs)) -> Vec<Cause> {
-    if told.iter().any(check::is_about_form) {
+    if told.iter().any(check::was_taken) {
         let mut before = Errs::default();
         judge_old(&mut before);
-        told.retain(|cause| !check::is_about_form(cause) || !before.list.iter().any(|b| b.message == cause.message));
+        told.retain(|cause| !check::was_taken(cause) || !before.list.iter().any(|b| check::had_before(cause, b)));
     }
     told
 }

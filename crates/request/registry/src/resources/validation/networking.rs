@@ -88,7 +88,7 @@ const INGRESS_CLASS: Rules = Rules {
     },
     update: |_, new, old, e| {
         let path = ["spec", "controller"];
-        e.immutable(new.at(&path), old.at(&path), "spec.controller");
+        e.immutable_as("string", new.at(&path), old.at(&path), "spec.controller");
     },
     ..Rules::SUBDOMAIN
 };
@@ -129,7 +129,8 @@ const SERVICE_CIDR: Rules = Rules {
         let (now, was) = (list(new), list(old));
         let grows = was.len() == 1 && now.len() == 2;
         if now.len() != was.len() && !grows {
-            return e.invalid("spec.cidrs", now, super::check::IMMUTABLE);
+            let shown = new.at(&["spec", "cidrs"]).cloned().unwrap_or_default();
+            return e.invalid("spec.cidrs", shown, super::check::IMMUTABLE);
         }
         for (i, (n, _)) in now.iter().zip(&was).enumerate().filter(|(_, (n, w))| n != w) {
             e.invalid(&format!("spec.cidrs[{i}]"), n.clone(), super::check::IMMUTABLE);

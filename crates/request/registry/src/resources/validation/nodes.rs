@@ -28,6 +28,21 @@ fn object(o: &Object, e: &mut Errs) {
     for (i, c) in spec.arr("podCIDRs").into_iter().flatten().enumerate() {
         e.format(&format!("spec.podCIDRs[{i}]"), c.as_str().unwrap_or_default(), cidr);
     }
+    let cidrs: Vec<&str> = spec
+        .arr("podCIDRs")
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let of_six = cidrs.iter().filter(|c| c.contains(':')).count();
+    if cidrs.len() > 1 && (cidrs.len() > 2 || of_six != 1) {
+        let shown = spec.get("podCIDRs").cloned().unwrap_or_default();
+        e.invalid(
+            "spec.podCIDRs",
+            shown,
+            "may specify no more than one CIDR for each IP family",
+        );
+    }
 }
 
 fn status(o: &Object, e: &mut Errs) {
@@ -93,6 +108,9 @@ fn update(new: &Object, old: &Object, e: &mut Errs) {
             "node updates may not change podCIDR except from \"\" to valid",
         );
     }
+    if of(new, "externalID") != of(old, "externalID") {
+        e.forbidden("spec.externalID", "may not be updated");
+    }
     if let Some(before) = of(old, "providerID") {
         match of(new, "providerID") {
             None => e.invalid("spec.providerID", Value::Null, "field cannot be cleared once set"),
@@ -141,6 +159,30 @@ mod tests {
         assert!(
             of_status(value!({"declaredFeatures": [(long.as_str())]}))[0]
                 .contains("must be no more than 253 characters")
+        );
+    }
+
+    #[test]
+    fn networks_are_one_of_each_family_and_an_external_id_stays() {
+        let of = |spec: Value| Object::try_from(value!({"metadata": {"name": "n"}, "spec": spec})).unwrap();
+        let cx = super::super::tests::request("", "Node");
+        let told = |cidrs: Value| {
+            let mut e = Errs::default();
+            object(&of(value!({"podCIDRs": cidrs})), &mut e);
+            e.list.len()
+        };
+        assert_eq!(told(value!(["10.0.0.0/24", "fd00::/64"])), 0);
+        assert_eq!(told(value!(["10.0.0.0/24", "10.0.1.0/24"])), 1);
+        let mut e = Errs::default();
+        (NODE.update)(
+            &cx,
+            &of(value!({"externalID": "b"})),
+            &of(value!({"externalID": "a"})),
+            &mut e,
+        );
+        assert_eq!(
+            super::super::tests::shown(e.list.into()),
+            ["spec.externalID: Forbidden: may not be updated"]
         );
     }
 

@@ -9,7 +9,10 @@ use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
 
 pub const VOLUME: Rules = Rules {
-    object: |_, o, e| e.child(o, "spec", |e, v| spec(e, v, o.name(), false)),
+    object: |_, o, e| {
+        e.child(o, "spec", |e, v| spec(e, v, o.name(), false));
+        mount_options(o, e);
+    },
     update: |_, new, old, e| update(new, old, e),
     ..Rules::SUBDOMAIN
 };
@@ -39,6 +42,32 @@ const SOURCES: &[&str] = &[
     "storageos",
     "csi",
 ];
+
+/// Those that are mounted with options that an annotation says.
+const MOUNTED_WITH_OPTIONS: &[&str] = &[
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "iscsi",
+    "cinder",
+    "cephfs",
+    "azureFile",
+    "vsphereVolume",
+    "azureDisk",
+    "photonPersistentDisk",
+];
+
+fn mount_options(o: &Object, e: &mut Errs) {
+    const KEY: &str = "volume.beta.kubernetes.io/mount-options";
+    let takes = |spec: &Map| MOUNTED_WITH_OPTIONS.iter().any(|kind| spec.contains_key(kind));
+    if o.annotation(KEY).is_some() && !o.obj("spec").is_some_and(takes) {
+        let why = "may not specify mount options for this volume type";
+        e.forbidden(&format!("metadata.annotations.{KEY}"), why);
+    }
+}
 
 const NOT_INLINE: &str = "may not be specified in the context of inline volumes";
 
@@ -124,8 +153,7 @@ fn capacity(e: &mut Errs, spec: &Map) {
         e.required("capacity", "");
     }
     if capacity.is_none_or(|c| c.len() > 1 || !c.contains_key("storage")) {
-        let shown = spec.get("capacity").filter(|c| !c.is_null()).cloned();
-        let shown = shown.unwrap_or(Value::Object(Map::new()));
+        let shown = spec.get("capacity").cloned().unwrap_or_default();
         e.not_supported("capacity", shown, &["storage"]);
     }
     for (key, v) in capacity.into_iter().flatten() {

@@ -3,6 +3,7 @@
 use super::check::{Errs, count, ip, is_true, quantity, range_error, s};
 use super::container::{self, PodFacts};
 use super::{container_env, container_resources, scheduling, security, volumes};
+use crate::resources::pod_resources::of_containers;
 use keelson_api::{Map, Value};
 use keelson_machinery::names;
 use std::collections::HashSet;
@@ -116,6 +117,7 @@ fn claims<'a>(e: &mut Errs, spec: &'a Map) -> HashSet<&'a str> {
     e.each(spec, "resourceClaims", |e, _, c| {
         match s(c, "name") {
             "" => e.required("name", ""),
+            name if !seen.insert(name.to_string()) => e.duplicate("name", name),
             name => e.format("name", name, names::dns1123_label),
         }
         match (c.str("resourceClaimName"), c.str("resourceClaimTemplateName")) {
@@ -135,17 +137,11 @@ fn claims<'a>(e: &mut Errs, spec: &'a Map) -> HashSet<&'a str> {
             }
         }
     });
-    for claim in spec
-        .arr("resourceClaims")
-        .into_iter()
-        .flatten()
+    let claims = spec.arr("resourceClaims").into_iter().flatten();
+    claims
         .filter_map(Value::as_object)
-    {
-        if !seen.insert(s(claim, "name")) {
-            e.duplicate("resourceClaims", s(claim, "name"));
-        }
-    }
-    seen
+        .map(|claim| s(claim, "name"))
+        .collect()
 }
 
 /// Requests and limits of the pod as a whole, and whether its containers' fit in.
@@ -154,6 +150,7 @@ fn pod_resources(e: &mut Errs, r: &Map, spec: &Map, facts: &PodFacts) {
         e.forbidden("claims", "claims may not be set for Resources at pod-level");
     }
     container_resources::pod_resources(e, r, &facts.claims);
+    at_least_containers(e, r, spec);
     let Some(limits) = r.obj("limits") else { return };
     for (i, container) in spec.arr("containers").into_iter().flatten().enumerate() {
         let own = container.at(&["resources", "limits"]).and_then(Value::as_object);
@@ -164,6 +161,22 @@ fn pod_resources(e: &mut Errs, r: &Map, spec: &Map, facts: &PodFacts) {
                     most.as_str().unwrap_or_default()
                 );
                 e.invalid(&format!("containers[{i}][{name}].limits"), limit.clone(), &why);
+            }
+        }
+    }
+}
+
+/// A pod asks for no less than its containers together, and is given no fewer huge pages.
+fn at_least_containers(e: &mut Errs, r: &Map, spec: &Map) {
+    for (key, counts) in [
+        ("requests", (|_| true) as fn(&str) -> bool),
+        ("limits", |name| name.starts_with("hugepages-")),
+    ] {
+        let own = r.obj(key);
+        for (name, sum) in of_containers(spec, key).into_iter().filter(|(name, _)| counts(name)) {
+            if let Some(of_pod) = own.and_then(|own| own.get(&name)).filter(|v| sum > quantity(v)) {
+                let why = format!("must be greater than or equal to aggregate container {key} of {sum}");
+                e.invalid(&format!("{key}[{name}]"), of_pod.clone(), &why);
             }
         }
     }

@@ -328,7 +328,9 @@ fn of_each_family(now: &Map, before: &Map, list: &str, e: &mut Errs) {
     let families: Vec<IpAddr> = new.iter().filter_map(|ip| addresses::ip(ip)).collect();
     if new.len() > 1 && families.len() == new.len() && (new.len() > 2 || families[0].is_ipv4() == families[1].is_ipv4())
     {
-        let shown = now.get(list).cloned().unwrap_or_default();
+        // By upstream's internal names.
+        let shown = |ip: &String| Value::Object(Map::from_iter([("IP", Value::from(ip.as_str()))]));
+        let shown: Vec<Value> = new.iter().map(shown).collect();
         e.invalid(list, shown, "may specify no more than one IP for each IP family");
     }
 }

@@ -4,6 +4,7 @@ use super::Rules;
 use super::check::{Errs, cidr, count, ip, s};
 use super::networking::endpoint_ip;
 use super::service_addresses::{self, headless};
+use keelson_api::codec::json;
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
 use std::collections::HashSet;
@@ -113,8 +114,14 @@ fn ports(e: &mut Errs, spec: &Map) {
         }
         let key = (s(p, "protocol").to_string(), p.int("port").unwrap_or(0));
         if !ports.insert(key.clone()) {
-            let shown = Map::from_iter([("port", Value::Int(key.1)), ("protocol", key.0.as_str().into())]);
-            e.duplicate("", shown);
+            let (protocol, port) = key;
+            // Upstream's internal form.
+            let protocol = json::encode(&Value::from(protocol));
+            let protocol = String::from_utf8_lossy(&protocol);
+            let shown = format!(
+                r#"{{"Name":"","Protocol":{protocol},"AppProtocol":null,"Port":{port},"TargetPort":0,"NodePort":0}}"#
+            );
+            e.duplicate_shown("", &shown);
         }
     });
 }

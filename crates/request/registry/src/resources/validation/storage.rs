@@ -16,8 +16,9 @@ pub const CLAIM: Rules = Rules {
         let empty = Map::new();
         e.within("spec", |e| claim_spec(e, o.obj("spec").unwrap_or(&empty)));
     },
-    create: |_, o, e| source_groups(o, e),
+    create: |_, o, e| e.child(o, "spec", source_groups),
     update: |_, new, old, e| claim_update(new, old, e),
+    status: |_, new, _, e| claim_status(new, e),
     ..Rules::SUBDOMAIN
 };
 const CLASS: Rules = Rules {
@@ -46,9 +47,13 @@ const ATTRIBUTES_CLASS: Rules = Rules {
     ..Rules::SUBDOMAIN
 };
 const ATTACHMENT: Rules = Rules {
+    create: |_, o, e| {
+        e.child(o, "spec", |e, spec| {
+            declared_driver_name(e, "attacher", s(spec, "attacher"))
+        })
+    },
     object: |_, o, e| {
         e.child(o, "spec", |e, spec| {
-            declared_driver_name(e, "attacher", s(spec, "attacher"));
             let empty = Map::new();
             let source = spec.obj("source").unwrap_or(&empty);
             const ONE: &str = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
@@ -74,8 +79,9 @@ const ATTACHMENT: Rules = Rules {
     update: |_, new, old, e| {
         // A member that is there and empty is another thing than one that isn't.
         if new.get("spec") != old.get("spec") {
-            // Upstream's rule is declared, and shows nothing.
+            // Upstream's rule is declared, and shows nothing. What it is declared for isn't looked at further.
             e.invalid("spec", Value::Null, "field is immutable");
+            e.child(new, "spec", |e, spec| driver_name(e, "attacher", s(spec, "attacher")));
         }
     },
     ..Rules::SUBDOMAIN
@@ -92,7 +98,7 @@ const CSI_NODE: Rules = Rules {
                 }
                 match s(d, "nodeID") {
                     "" => e.required("nodeID", ""),
-                    id if id.len() > 192 => e.invalid("nodeID", id, "must be 192 characters or less"),
+                    id if id.len() > 256 => e.invalid("nodeID", id, "must be 256 characters or less"),
                     _ => {}
                 }
                 e.child(d, "allocatable", |e, a| e.non_negative(a, "count"));
@@ -130,7 +136,7 @@ const CSI_NODE: Rules = Rules {
                 side.remove_at(&["allocatable"]);
             }
             if after.is_some() {
-                e.immutable(after.as_ref(), Some(&before), "spec.drivers");
+                e.immutable_as("*storage.CSINodeDriver", after.as_ref(), Some(&before), "spec.drivers");
             }
         }
     },
@@ -215,8 +221,8 @@ const CAPACITY: Rules = Rules {
         }
     },
     update: |_, new, old, e| {
-        for key in ["nodeTopology", "storageClassName"] {
-            e.immutable(new.get(key), old.get(key), key);
+        for (key, ty) in [("nodeTopology", "*v1.LabelSelector"), ("storageClassName", "string")] {
+            e.immutable_as(ty, new.get(key), old.get(key), key);
         }
     },
     ..Rules::SUBDOMAIN
@@ -357,8 +363,6 @@ pub fn claim_spec(e: &mut Errs, spec: &Map) {
             let q = quantity(v);
             if q.is_zero() || q.is_negative() {
                 e.invalid(field, v.clone(), "must be greater than zero");
-            } else if !q.is_whole() {
-                e.invalid(field, v.clone(), "must be an integer");
             }
         }
     }
@@ -391,15 +395,68 @@ pub fn claim_spec(e: &mut Errs, spec: &Map) {
 }
 
 /// The groups of what a new claim is to be filled from. Older ones may have any.
-fn source_groups(o: &Object, e: &mut Errs) {
-    e.child(o, "spec", |e, spec| {
-        for key in ["dataSource", "dataSourceRef"] {
-            let group = spec.obj(key).map(|source| s(source, "apiGroup")).unwrap_or_default();
-            if !group.is_empty() {
-                e.within(key, |e| e.format("apiGroup", group, names::dns1123_subdomain));
+fn source_groups(e: &mut Errs, spec: &Map) {
+    for key in ["dataSource", "dataSourceRef"] {
+        let group = spec.obj(key).map(|source| s(source, "apiGroup")).unwrap_or_default();
+        if !group.is_empty() {
+            e.within(key, |e| e.format("apiGroup", group, names::dns1123_subdomain));
+        }
+    }
+}
+
+/// All that a claim is judged by when it is made.
+pub fn new_claim_spec(e: &mut Errs, spec: &Map) {
+    claim_spec(e, spec);
+    source_groups(e, spec);
+}
+
+const RESIZES: &[&str] = &[
+    "ControllerResizeInProgress",
+    "ControllerResizeInfeasible",
+    "NodeResizeInProgress",
+    "NodeResizeInfeasible",
+    "NodeResizePending",
+];
+
+fn claim_status(o: &Object, e: &mut Errs) {
+    if o.obj("spec").is_none_or(|spec| count(spec, "accessModes") == 0) {
+        e.required("Spec.accessModes", "");
+    }
+    e.child(o, "status", |e, status| {
+        let not_negative = |e: &mut Errs, list: &str, name: &str, amount: &Value| {
+            let amount = quantity(amount).value();
+            if amount < 0 {
+                e.invalid(&format!("{list}[{name}]"), amount, "must be a valid resource quantity");
+            }
+        };
+        for (name, amount) in status.obj("capacity").into_iter().flatten() {
+            not_negative(e, "capacity", name, amount);
+        }
+        for (name, how) in status.obj("allocatedResourceStatuses").into_iter().flatten() {
+            e.within("allocatedResourceStatuses", |e| {
+                claimed_resource(e, name);
+                if !RESIZES.contains(&how.as_str().unwrap_or_default()) {
+                    e.not_supported("", name.as_str(), RESIZES);
+                }
+            });
+        }
+        for (name, amount) in status.obj("allocatedResources").into_iter().flatten() {
+            if e.within("allocatedResources", |e| claimed_resource(e, name)) {
+                not_negative(e, "allocatedResources", name, amount);
             }
         }
     });
+}
+
+/// What a claim may be given: storage, or what others define. Says whether it may.
+fn claimed_resource(e: &mut Errs, name: &str) -> bool {
+    let wrong = names::label_key(name);
+    wrong.iter().for_each(|why| e.invalid("", name, why));
+    let is_known = name == "storage" || !super::container_resources::is_native(name);
+    if wrong.is_empty() && !is_known {
+        e.not_supported("", name, &["storage"]);
+    }
+    wrong.is_empty() && is_known
 }
 
 /// Where a claim names a source twice, it is the same one; one in another namespace is named once.
@@ -407,10 +464,10 @@ fn one_source(e: &mut Errs, spec: &Map) {
     let (Some(source), Some(reference)) = (spec.obj("dataSource"), spec.obj("dataSourceRef")) else {
         return;
     };
+    // An empty group is another than none.
     let differs = || {
-        ["apiGroup", "kind", "name"]
-            .iter()
-            .any(|key| s(source, key) != s(reference, key))
+        source.get("apiGroup") != reference.get("apiGroup")
+            || ["kind", "name"].iter().any(|key| s(source, key) != s(reference, key))
     };
     // Upstream shows the path, of which nothing can be seen.
     let shown = Value::Object(Map::new());

@@ -110,7 +110,7 @@ fn source(e: &mut Errs, v: &Map, pod_name: &str) {
         if let Some(src) = v.obj(key) {
             e.within(within, |e| one_source(e, key, src));
         }
-        if *key == "ephemeral" && !pod_name.is_empty() {
+        if *key == "ephemeral" && !pod_name.is_empty() && !s(v, "name").is_empty() {
             let claim = format!("{pod_name}-{}", s(v, "name"));
             for msg in names::dns1123_subdomain(&claim) {
                 e.invalid("name", s(v, "name"), &format!("PVC name {claim:?}: {msg}"));
@@ -165,10 +165,13 @@ fn one_source(e: &mut Errs, key: &str, src: &Map) {
                     e.labels(m, "labels");
                     e.annotations(m, "annotations");
                 });
-                e.child(t, "spec", storage::claim_spec);
+                e.child(t, "spec", storage::new_claim_spec);
             }),
         },
         "image" => {
+            if s(src, "reference").is_empty() {
+                e.required("reference", "");
+            }
             e.one_of(src, "pullPolicy", &["Always", "IfNotPresent", "Never"]);
         }
         "csi" => {

@@ -13,14 +13,15 @@ use std::collections::HashSet;
 
 pub const REPLICATION_CONTROLLER: Rules = Rules {
     object: |_, o, e| replication_controller(o, e),
-    status: |_, new, _, e| replica_status(new, e),
+    status: |_, new, _, e| replica_status(new, e, OF_REPLICAS),
+    name: names::declared_dns1123_subdomain,
     ..Rules::SUBDOMAIN
 };
 const DEPLOYMENT: Rules = Rules {
     object: |_, o, e| spec_of(o, e, deployment),
     update: |_, new, old, e| selector_immutable(new, old, e),
     status: |_, new, old, e| {
-        replica_status(new, e);
+        replica_status(new, e, OF_DEPLOYMENTS);
         collisions(new, old, e);
     },
     ..Rules::SUBDOMAIN
@@ -34,22 +35,16 @@ const REPLICA_SET: Rules = Rules {
         })
     },
     update: |_, new, old, e| selector_immutable(new, old, e),
-    status: |_, new, _, e| replica_status(new, e),
+    status: |_, new, _, e| replica_status(new, e, OF_REPLICAS),
     ..Rules::SUBDOMAIN
 };
 const STATEFUL_SET: Rules = Rules {
     name: names::dns1123_label,
     object: |_, o, e| spec_of(o, e, stateful_set),
-    create: |_, o, e| {
-        spec_of(o, e, |e, spec| {
-            e.each(spec, "volumeClaimTemplates", |e, _, claim| {
-                e.child(claim, "spec", storage::claim_spec)
-            });
-        })
-    },
+    create: |_, o, e| spec_of(o, e, new_stateful_set),
     update: |_, new, old, e| stateful_set_update(new, old, e),
     status: |_, new, old, e| {
-        replica_status(new, e);
+        replica_status(new, e, OF_STATEFUL_SETS);
         collisions(new, old, e);
     },
     ..Rules::NONE
@@ -57,7 +52,12 @@ const STATEFUL_SET: Rules = Rules {
 const DAEMON_SET: Rules = Rules {
     object: |_, o, e| spec_of(o, e, daemon_set),
     update: |_, new, old, e| selector_immutable(new, old, e),
-    status: |_, new, old, e| collisions(new, old, e),
+    status: |_, new, old, e| {
+        e.child(new, "status", |e, status| {
+            OF_NODES.iter().for_each(|key| e.non_negative(status, key));
+        });
+        collisions(new, old, e);
+    },
     ..Rules::SUBDOMAIN
 };
 const REVISION: Rules = Rules {
@@ -213,40 +213,55 @@ fn deployment(e: &mut Errs, spec: &Map) {
     }
 }
 
+/// What a status counts of replicas: the parts that can't be more than the whole.
+type Parts = &'static [&'static str];
+const OF_REPLICAS: Parts = &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"];
+const OF_DEPLOYMENTS: Parts = &["updatedReplicas", "readyReplicas", "availableReplicas"];
+const OF_STATEFUL_SETS: Parts = &[
+    "readyReplicas",
+    "currentReplicas",
+    "updatedReplicas",
+    "availableReplicas",
+];
+/// What a DaemonSet's status counts.
+const OF_NODES: Parts = &[
+    "currentNumberScheduled",
+    "numberMisscheduled",
+    "desiredNumberScheduled",
+    "numberReady",
+    "observedGeneration",
+    "updatedNumberScheduled",
+    "numberAvailable",
+    "numberUnavailable",
+    "collisionCount",
+];
+
 /// The counts of a status, and that no part is more than the whole.
-fn replica_status(o: &Object, e: &mut Errs) {
+fn replica_status(o: &Object, e: &mut Errs, parts: Parts) {
     e.child(o, "status", |e, status| {
-        let keys = [
+        let others = [
             "replicas",
-            "readyReplicas",
-            "availableReplicas",
-            "updatedReplicas",
-            "currentReplicas",
-            "fullyLabeledReplicas",
             "unavailableReplicas",
             "terminatingReplicas",
             "observedGeneration",
             "collisionCount",
         ];
-        keys.iter().for_each(|key| e.non_negative(status, key));
+        let all = others.iter().chain(parts);
+        all.for_each(|key| e.non_negative(status, key));
         let of = |key: &str| status.int(key).unwrap_or(0);
-        for key in [
-            "fullyLabeledReplicas",
-            "updatedReplicas",
-            "readyReplicas",
-            "currentReplicas",
-            "availableReplicas",
-        ] {
+        for key in parts {
             if of(key) > of("replicas") {
                 e.invalid(key, of(key), "cannot be greater than status.replicas");
             }
         }
         if of("availableReplicas") > of("readyReplicas") {
-            e.invalid(
-                "availableReplicas",
-                of("availableReplicas"),
-                "cannot be greater than readyReplicas",
-            );
+            let ready = if parts == OF_STATEFUL_SETS {
+                "status.readyReplicas"
+            } else {
+                "readyReplicas"
+            };
+            let why = format!("cannot be greater than {ready}");
+            e.invalid("availableReplicas", of("availableReplicas"), &why);
         }
     });
 }
@@ -255,6 +270,19 @@ fn collisions(new: &Object, old: &Object, e: &mut Errs) {
     let of = |o: &Object| o.at(&["status", "collisionCount"]).and_then(Value::as_i64);
     if of(old).is_some_and(|before| of(new).unwrap_or(0) < before) {
         e.invalid("status.collisionCount", of(new).unwrap_or(0), "cannot be decremented");
+    }
+}
+
+/// What can't be changed later is judged once: a set that was taken before it was judged so stays.
+fn new_stateful_set(e: &mut Errs, spec: &Map) {
+    e.each(spec, "volumeClaimTemplates", |e, _, claim| {
+        let empty = Map::new();
+        e.within("spec", |e| {
+            storage::new_claim_spec(e, claim.obj("spec").unwrap_or(&empty))
+        });
+    });
+    if !s(spec, "serviceName").is_empty() {
+        e.format("serviceName", s(spec, "serviceName"), names::dns1123_label);
     }
 }
 
@@ -304,16 +332,10 @@ fn stateful_set(e: &mut Errs, spec: &Map) {
             }
         }
     });
-    e.each(spec, "volumeClaimTemplates", |e, _, claim| {
-        e.child(claim, "spec", storage::claim_spec)
-    });
     e.non_negative(spec, "replicas");
     e.non_negative(spec, "minReadySeconds");
     if let Some(n) = spec.obj("ordinals").and_then(|o| o.int("start")).filter(|n| *n < 0) {
         e.invalid("ordinals.start", n, super::check::NOT_NEGATIVE);
-    }
-    if !s(spec, "serviceName").is_empty() {
-        e.format("serviceName", s(spec, "serviceName"), names::dns1123_label);
     }
     // Claims become volumes of the pods, so mounts may name them.
     let mut whole = spec.clone();

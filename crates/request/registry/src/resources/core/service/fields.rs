@@ -70,17 +70,20 @@ pub fn ports(svc: &Object) -> &[Value] {
         .unwrap_or_default()
 }
 
-pub fn port_number(port: &Value, key: &str) -> u16 {
-    port.get(key)
-        .and_then(Value::as_i64)
-        .and_then(|n| u16::try_from(n).ok())
-        .unwrap_or(0)
+/// A number of a port as it was sent, which may be no port's.
+pub fn number(port: &Value, key: &str) -> i64 {
+    port.get(key).and_then(Value::as_i64).unwrap_or(0)
+}
+
+fn asked_node_ports(svc: &Object) -> HashSet<i64> {
+    let all = ports(svc).iter().map(|p| number(p, "nodePort"));
+    all.filter(|p| *p != 0).collect()
 }
 
 pub fn node_ports(svc: &Object) -> Vec<u16> {
     ports(svc)
         .iter()
-        .map(|p| port_number(p, "nodePort"))
+        .filter_map(|p| u16::try_from(number(p, "nodePort")).ok())
         .filter(|p| *p != 0)
         .collect()
 }
@@ -171,25 +174,25 @@ pub fn patch_allocated(new: &mut Object, old: &Object) {
                 new.set_at(&["spec", "clusterIP"], ip);
             }
         }
-        if strings(new, "clusterIPs").is_empty() && cluster_ip(new) == cluster_ip(old) {
+        if strings(new, "clusterIPs").is_empty() {
             set_strings(new, "clusterIPs", &strings(old, "clusterIPs"));
         }
     }
     if needs_node_ports(new) && needs_node_ports(old) {
         // There may be as many ports as a body holds.
-        let before: HashSet<u16> = node_ports(old).into_iter().collect();
-        let used: HashSet<u16> = node_ports(new).into_iter().filter(|p| before.contains(p)).collect();
+        let before = asked_node_ports(old);
+        let used: HashSet<i64> = asked_node_ports(new)
+            .into_iter()
+            .filter(|p| before.contains(p))
+            .collect();
         // A port is the same by its name: its number may be another.
         let name = |p: &Value| p.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let of_name: HashMap<String, u16> = ports(old)
-            .iter()
-            .map(|p| (name(p), port_number(p, "nodePort")))
-            .collect();
+        let of_name: HashMap<String, i64> = ports(old).iter().map(|p| (name(p), number(p, "nodePort"))).collect();
         let list = new.at_mut(&["spec", "ports"]).and_then(Value::as_array_mut);
-        for port in list.into_iter().flatten().filter(|p| port_number(p, "nodePort") == 0) {
+        for port in list.into_iter().flatten().filter(|p| number(p, "nodePort") == 0) {
             let node = of_name.get(&name(port)).copied().unwrap_or(0);
             if node != 0 && !used.contains(&node) {
-                port.set_at(&["nodePort"], i64::from(node));
+                port.set_at(&["nodePort"], node);
             }
         }
     }
@@ -216,17 +219,11 @@ pub fn normalize_ips(new: &mut Object, old: Option<&Object>) {
         }
         Some(old) => {
             let (old_single, old_list) = (Str::from(cluster_ip(old)), strings(old, "clusterIPs"));
-            if single != old_single {
-                if single.is_empty() && list == old_list {
-                    list.clear();
-                } else if old_single.is_empty() || list == old_list {
-                    // A client that knows only the single field set it.
-                    list = if single.is_empty() {
-                        Vec::new()
-                    } else {
-                        vec![single.clone()]
-                    };
-                }
+            if single == old_single && list.is_empty() {
+                list = old_list;
+            } else if single != old_single && list == old_list {
+                // A client that knows only the single field set it.
+                list = (!single.is_empty()).then_some(single).into_iter().collect();
             }
         }
     }
@@ -249,10 +246,7 @@ pub fn drop_unneeded(_: &Cx, new: &mut Object, old: &Object) {
     }
     if needs_node_ports(old)
         && !needs_node_ports(new)
-        && node_ports(new)
-            .into_iter()
-            .collect::<HashSet<_>>()
-            .is_subset(&node_ports(old).into_iter().collect())
+        && asked_node_ports(new).is_subset(&asked_node_ports(old))
         && let Some(Value::Array(list)) = new.at_mut(&["spec", "ports"])
     {
         for port in list.iter_mut().filter_map(Value::as_object_mut) {
@@ -305,6 +299,24 @@ mod tests {
         );
         patch_allocated(&mut taken, &old);
         assert_eq!(node_ports(&taken), [30001], "which another port has now");
+    }
+
+    #[test]
+    fn the_single_address_is_changed_by_who_knows_no_list() {
+        let of =
+            |ip: &str, ips: Value| Object::try_from(value!({"spec": {"clusterIP": ip, "clusterIPs": ips}})).unwrap();
+        let old = of("10.0.0.1", value!(["10.0.0.1"]));
+        for (sent, ips) in [
+            (value!([]), vec!["x"]),
+            (value!(["10.0.0.1"]), vec!["x"]),
+            (value!(["y"]), vec!["y"]),
+        ] {
+            let mut new = of("x", sent);
+            patch_allocated(&mut new, &old);
+            normalize_ips(&mut new, Some(&old));
+            let has = strings(&new, "clusterIPs");
+            assert_eq!(has.iter().map(Str::as_str).collect::<Vec<_>>(), ips);
+        }
     }
 
     #[test]

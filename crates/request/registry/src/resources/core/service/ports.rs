@@ -6,18 +6,18 @@
 
 use super::Reserved;
 use super::fields::{
-    allocates_node_ports, health_port, needs_health_port, needs_node_ports, node_ports, port_number, ports,
+    allocates_node_ports, health_port, needs_health_port, needs_node_ports, node_ports, number, ports,
 };
 use crate::context::Cx;
 use crate::engine::Engine;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keelson_api::codec::proto;
-use keelson_api::{ApiError, ApiResult, Cause, Map, Object, Value, builtin};
+use keelson_api::{ApiError, ApiResult, Cause, Map, Object, Reason, Value, builtin};
 use keelson_store::{Expect, KeyValue, Outcome};
 use parking_lot::Mutex;
 use rand::Rng;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 use tokio::sync::OnceCell;
 
@@ -191,16 +191,17 @@ impl NodePorts {
         Ok(())
     }
     /// Takes the ports that are asked for (0: any), all or none.
-    async fn take(&self, engine: &Engine, asked: &[u16], dry_run: bool) -> Result<Vec<u16>, Refusal> {
+    async fn take(&self, engine: &Engine, asked: &[i64], dry_run: bool) -> Result<Vec<u16>, Refusal> {
         self.mark(engine).await.map_err(Refusal::Failed)?;
         let mut refusal = None;
         let result = Self::change(engine, |map| {
             refusal = None;
             let untouched = map.clone();
             let mut taken = Vec::with_capacity(asked.len());
-            for (i, port) in asked.iter().enumerate() {
-                let why = match *port {
-                    0 => match map.free() {
+            for (i, asked) in asked.iter().enumerate() {
+                let known = u16::try_from(*asked).ok().filter(|p| map.at(*p).is_some());
+                let why = match (*asked, known) {
+                    (0, _) => match map.free() {
                         Some(p) => {
                             map.set(p, true);
                             taken.push(p);
@@ -208,14 +209,14 @@ impl NodePorts {
                         }
                         None => return Err(ApiError::internal("failed to allocate a nodePort: range is full")),
                     },
-                    p if map.at(p).is_none() => {
+                    (_, None) => {
                         format!(
                             "provided port is not in the valid range. The range of valid ports is {}",
                             range_text(&map.range)
                         )
                     }
-                    p if map.has(p) => "provided port is already allocated".to_string(),
-                    p => {
+                    (_, Some(p)) if map.has(p) => "provided port is already allocated".to_string(),
+                    (_, Some(p)) => {
                         map.set(p, true);
                         taken.push(p);
                         continue;
@@ -284,7 +285,7 @@ pub async fn update(
 ) -> ApiResult<()> {
     let before = old.map(node_ports).unwrap_or_default();
     if needs_node_ports(new) {
-        take_ports(engine, cx, new, &before, reserved).await?;
+        take_ports(engine, cx, new, old.map(|_| before.as_slice()), reserved).await?;
     }
     let after = if needs_node_ports(new) {
         node_ports(new)
@@ -296,7 +297,8 @@ pub async fn update(
         .extend(before.iter().filter(|p| !after.contains(p)));
     let (needed, needs) = (old.is_some_and(needs_health_port), needs_health_port(new));
     if needs && !needed {
-        let asked = health_port(new).unwrap_or(0);
+        let asked = new.at(&["spec", "healthCheckNodePort"]).and_then(Value::as_i64);
+        let asked = asked.unwrap_or(0);
         let taken = engine
             .node_ports()
             .take(engine, &[asked], cx.dry_run)
@@ -323,45 +325,82 @@ fn note(cx: &Cx, reserved: &mut Reserved, taken: Vec<u16>) {
     }
 }
 
-/// One node port a port; the same port number over two protocols shares one.
+/// What a port of a service gets for a node port.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Gets {
+    Nothing,
+    /// What the service has already.
+    Has(i64),
+    /// This one, or any (0).
+    Asks(i64),
+    /// The same as that port.
+    Shares(usize),
+}
+
+/// Of a new service the same port number over two protocols shares one.
+fn planned(ports: &[Value], allocates: bool) -> Vec<Gets> {
+    let mut chosen: HashMap<i64, i64> = HashMap::new();
+    for port in ports.iter().filter(|p| number(p, "nodePort") != 0) {
+        chosen.entry(number(port, "port")).or_insert(number(port, "nodePort"));
+    }
+    let mut first: HashMap<i64, usize> = HashMap::new();
+    let gets = |(i, port): (usize, &Value)| {
+        let (port, node) = (number(port, "port"), number(port, "nodePort"));
+        let wanted = chosen.get(&port).copied().unwrap_or(0);
+        match first.get(&port).copied() {
+            _ if node == 0 && !allocates => Gets::Nothing,
+            None => {
+                first.insert(port, i);
+                Gets::Asks(wanted)
+            }
+            Some(at) if node == 0 || node == wanted => Gets::Shares(at),
+            Some(_) => Gets::Asks(node),
+        }
+    };
+    ports.iter().enumerate().map(gets).collect()
+}
+
+/// Of one that changes each port gets its own.
+fn planned_change(ports: &[Value], before: &[u16], allocates: bool) -> ApiResult<Vec<Gets>> {
+    let before: BTreeSet<i64> = before.iter().map(|p| i64::from(*p)).collect();
+    let (mut asked, mut seen) = (BTreeSet::new(), BTreeSet::new());
+    let gets = |port: &Value| {
+        let node = number(port, "nodePort");
+        let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or_default();
+        if node != 0 && !seen.insert((protocol.to_owned(), node)) {
+            // Upstream gives this no reason.
+            let why = format!("duplicate nodePort: {{{protocol} {node}}}");
+            return Err(ApiError::new(Reason::Unknown, why));
+        }
+        Ok(match node {
+            0 if !allocates => Gets::Nothing,
+            0 => Gets::Asks(0),
+            node if before.contains(&node) || !asked.insert(node) => Gets::Has(node),
+            node => Gets::Asks(node),
+        })
+    };
+    ports.iter().map(gets).collect()
+}
+
+/// `before`: the node ports that the service had, if there was one.
 async fn take_ports(
     engine: &Engine,
     cx: &Cx,
     svc: &mut Object,
-    before: &[u16],
+    before: Option<&[u16]>,
     reserved: &mut Reserved,
 ) -> ApiResult<()> {
     let allocates = allocates_node_ports(svc);
-    let numbers: Vec<(u16, u16)> = ports(svc)
-        .iter()
-        .map(|p| (port_number(p, "port"), port_number(p, "nodePort")))
-        .collect();
-    // What each port gets: its own choice, else that of a port with the same number, else any (0).
-    let mut plan: Vec<(usize, u16)> = Vec::new();
-    let mut shared: Vec<(usize, usize)> = Vec::new();
-    for (i, (number, node)) in numbers.iter().enumerate() {
-        let earlier = numbers[..i].iter().position(|(n, _)| n == number);
-        match (*node, earlier) {
-            (0, _) if !allocates => {}
-            (0, Some(first)) => shared.push((i, first)),
-            (0, None) => {
-                let chosen = numbers
-                    .iter()
-                    .find(|(n, node)| n == number && *node != 0)
-                    .map_or(0, |(_, node)| *node);
-                plan.push((i, chosen));
-            }
-            (node, _) => plan.push((i, node)),
-        }
-    }
-    let mut asked: Vec<(usize, u16)> = Vec::new();
-    for (i, port) in &plan {
-        let known = *port != 0 && (before.contains(port) || asked.iter().any(|(_, p)| p == port));
-        if !known {
-            asked.push((*i, *port));
-        }
-    }
-    let wanted: Vec<u16> = asked.iter().map(|(_, p)| *p).collect();
+    let plan = match before {
+        None => planned(ports(svc), allocates),
+        Some(before) => planned_change(ports(svc), before, allocates)?,
+    };
+    let asks = |(i, gets): (usize, &Gets)| match gets {
+        Gets::Asks(port) => Some((i, *port)),
+        _ => None,
+    };
+    let asked: Vec<(usize, i64)> = plan.iter().enumerate().filter_map(asks).collect();
+    let wanted: Vec<i64> = asked.iter().map(|(_, p)| *p).collect();
     let taken = engine
         .node_ports()
         .take(engine, &wanted, cx.dry_run)
@@ -370,23 +409,23 @@ async fn take_ports(
             Refusal::Failed(e) => e,
             Refusal::Port(at, why) => {
                 let (i, port) = asked[at];
-                let cause = Cause::invalid(format!("spec.ports[{i}].nodePort"), &i64::from(port).into(), &why);
+                let cause = Cause::invalid(format!("spec.ports[{i}].nodePort"), &port.into(), &why);
                 ApiError::invalid("", "Service", svc.name(), vec![cause])
             }
         })?;
-    let mut of_port: Vec<u16> = numbers.iter().map(|(_, node)| *node).collect();
-    for (i, port) in plan {
-        of_port[i] = match asked.iter().position(|(at, _)| *at == i) {
-            Some(n) => taken.get(n).copied().unwrap_or(port),
-            None => port,
-        };
-    }
-    for (i, first) in shared {
-        of_port[i] = of_port[first];
+    let mut given = taken.iter().map(|p| i64::from(*p));
+    let mut of_port: Vec<i64> = Vec::with_capacity(plan.len());
+    for gets in plan {
+        of_port.push(match gets {
+            Gets::Nothing => 0,
+            Gets::Has(port) => port,
+            Gets::Asks(port) => given.next().unwrap_or(port),
+            Gets::Shares(first) => of_port[first],
+        });
     }
     if let Some(Value::Array(list)) = svc.at_mut(&["spec", "ports"]) {
         for (port, node) in list.iter_mut().zip(of_port).filter(|(_, node)| *node != 0) {
-            port.set_at(&["nodePort"], i64::from(node));
+            port.set_at(&["nodePort"], node);
         }
     }
     note(cx, reserved, taken);
@@ -396,6 +435,47 @@ async fn take_ports(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keelson_api::value;
+
+    fn of(ports: &[(i64, &str, i64)]) -> Vec<Value> {
+        let port = |(port, protocol, node): &(i64, &str, i64)| value!({"port": (*port), "protocol": (*protocol), "nodePort": (*node)});
+        ports.iter().map(port).collect()
+    }
+
+    #[test]
+    fn ports_of_a_new_service_share_by_their_number() {
+        let shared = of(&[(53, "TCP", 0), (53, "UDP", 30001), (80, "TCP", 0)]);
+        assert_eq!(
+            planned(&shared, true),
+            [Gets::Asks(30001), Gets::Shares(0), Gets::Asks(0)]
+        );
+        assert_eq!(
+            planned(&shared, false),
+            [Gets::Nothing, Gets::Asks(30001), Gets::Nothing]
+        );
+        // Two numbers can't have the same, and a port may be any number until it is asked for.
+        let wrong = of(&[(80, "TCP", 30001), (81, "TCP", 30001), (82, "TCP", 70_000)]);
+        let asked = [Gets::Asks(30001), Gets::Asks(30001), Gets::Asks(70_000)];
+        assert_eq!(planned(&wrong, true), asked);
+    }
+
+    #[test]
+    fn ports_that_change_have_one_each() {
+        let change = |ports: &[(i64, &str, i64)]| planned_change(&of(ports), &[30001], true);
+        let kept = change(&[
+            (53, "TCP", 30001),
+            (53, "UDP", 30001),
+            (80, "TCP", 30002),
+            (80, "UDP", 0),
+        ]);
+        let each = [Gets::Has(30001), Gets::Has(30001), Gets::Asks(30002), Gets::Asks(0)];
+        assert_eq!(kept.unwrap(), each);
+        let twice = change(&[(80, "TCP", 30001), (81, "TCP", 30001)]).unwrap_err();
+        assert_eq!(
+            (twice.code, twice.message.as_str()),
+            (500, "duplicate nodePort: {TCP 30001}")
+        );
+    }
 
     #[test]
     fn the_bitmap_is_stored_as_upstream_stores_it() {

@@ -13,7 +13,7 @@ use super::storage::{declared_driver_name, driver_name};
 use keelson_api::codec::json;
 use keelson_api::{Map, Value};
 use keelson_machinery::cel::device::{Selector, TOO_COSTLY};
-use keelson_machinery::names::{dns1123_label, dns1123_subdomain, label_key, label_value};
+use keelson_machinery::names::{declared_dns1123_subdomain, dns1123_label, dns1123_subdomain, label_key, label_value};
 use names::{fully_qualified_name, pool_name};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,6 +49,7 @@ const CLAIM: Rules = Rules {
 };
 
 const TEMPLATE: Rules = Rules {
+    // Upstream looks at it again although it can't be changed.
     object: |_, o, e| {
         e.child(o, "spec", |e, spec| {
             e.child(spec, "metadata", template_metadata);
@@ -67,6 +68,7 @@ const TEMPLATE: Rules = Rules {
 };
 
 const CLASS: Rules = Rules {
+    name: declared_dns1123_subdomain,
     create: |_, o, e| e.child(o, "spec", selectors),
     // Expressions that are there already are as they were.
     update: |_, new, old, e| {
@@ -202,11 +204,12 @@ fn request(e: &mut Errs, r: &Map) {
     e.format("name", s(r, "name"), dns1123_label);
     match (r.obj("exactly"), count(r, "firstAvailable")) {
         (None, 0) => e.required("", "exactly one of `exactly` or `firstAvailable` is required"),
-        (Some(_), 1..) => e.invalid(
-            "",
-            Value::Null,
-            "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set",
-        ),
+        (Some(_), 1..) => {
+            let why = "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set";
+            e.invalid("", Value::Null, why);
+            // Upstream's rules of these are declared, and hold wherever they stand.
+            e.each(r, "firstAvailable", |e, _, sub| class_name(e, sub));
+        }
         (Some(exactly), 0) => e.within("exactly", |e| device_request(e, exactly)),
         (None, _) => {
             if at_most(e, r, "firstAvailable", MOST_ALTERNATIVES) {
@@ -220,11 +223,15 @@ fn request(e: &mut Errs, r: &Map) {
     }
 }
 
-fn device_request(e: &mut Errs, r: &Map) {
+fn class_name(e: &mut Errs, r: &Map) {
     match s(r, "deviceClassName") {
         "" => e.required("deviceClassName", ""),
         name => e.format("deviceClassName", name, dns1123_subdomain),
     }
+}
+
+fn device_request(e: &mut Errs, r: &Map) {
+    class_name(e, r);
     selectors(e, r);
     let count = r.int("count").unwrap_or(0);
     match s(r, "allocationMode") {
@@ -290,13 +297,13 @@ fn taint(e: &mut Errs, t: &Map) {
 
 fn constraint(e: &mut Errs, c: &Map, known: &Requests) {
     request_names(e, c, known);
-    match (c.str("matchAttribute"), c.str("distinctAttribute")) {
-        (Some(name), _) => fully_qualified_name(e, "matchAttribute", name),
-        (None, Some(name)) => fully_qualified_name(e, "distinctAttribute", name),
-        (None, None) => e.required(
-            "",
-            "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set",
-        ),
+    const KEYS: [&str; 2] = ["matchAttribute", "distinctAttribute"];
+    for (key, name) in KEYS.iter().filter_map(|key| Some((key, c.str(key)?))) {
+        fully_qualified_name(e, key, name);
+    }
+    if KEYS.iter().all(|key| !c.contains_key(key)) {
+        let why = r#"exactly one of "matchAttribute" or "distinctAttribute" is required, but multiple fields are set"#;
+        e.required("", why);
     }
 }
 

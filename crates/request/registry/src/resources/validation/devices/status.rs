@@ -1,5 +1,6 @@
 //! What is allocated to a claim, who may use it, and what drivers say of it.
 
+use super::super::addresses;
 use super::super::check::{Errs, count, s};
 use super::super::scheduling::node_selector;
 use super::names::declared_pool_name;
@@ -73,6 +74,34 @@ fn reservations(e: &mut Errs, status: &Map, before: &Map, deleted: bool) {
     }
 }
 
+fn share_id(e: &mut Errs, m: &Map) {
+    let Some(id) = m.str("shareID") else { return };
+    let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    let is_at_its_place = |(i, b): (usize, u8)| {
+        if matches!(i, 8 | 13 | 18 | 23) {
+            b == b'-'
+        } else {
+            is_hex(b)
+        }
+    };
+    if id.len() != 36 || !id.bytes().enumerate().all(is_at_its_place) {
+        e.invalid("shareID", id, "must be a lowercase UUID in 8-4-4-4-12 format");
+    }
+}
+
+/// An address with the length of its network's prefix, as it is usually written.
+fn interface_address(text: &str) -> Vec<String> {
+    let Some(written) = addresses::cidr(text) else {
+        return vec!["must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)".into()];
+    };
+    let canonical = format!("{}/{}", written.ip, written.network.prefix_len());
+    let differs = canonical != text;
+    differs
+        .then(|| format!("must be in canonical form ({canonical:?})"))
+        .into_iter()
+        .collect()
+}
+
 /// What a device is known by in a claim.
 pub type DeviceId<'a> = [&'a str; 4];
 
@@ -98,6 +127,7 @@ fn devices(e: &mut Errs, status: &Map) {
             driver_name(e, "driver", s(m, "driver"));
             pool_name(e, "pool", s(m, "pool"));
             e.format("device", s(m, "device"), dns1123_label);
+            share_id(e, m);
             if !allocated.contains(&device_id(device)) {
                 let names = ["Driver", "Pool", "Device", "ShareID"].iter().zip(device_id(device));
                 let shown: Vec<String> = names.map(|(name, value)| format!("{name:?}:{value:?}")).collect();
@@ -118,6 +148,7 @@ fn devices(e: &mut Errs, status: &Map) {
                     }
                 }
                 if at_most(e, network, "ips", MOST_ADDRESSES) {
+                    e.each_str(network, "ips", |e, _, address| e.format("", address, interface_address));
                     unique(e, network, "ips", Value::clone);
                 }
             });
@@ -152,6 +183,7 @@ fn result(e: &mut Errs, r: &Map, known: &Requests) {
     declared_driver_name(e, "driver", s(r, "driver"));
     declared_pool_name(e, "pool", s(r, "pool"));
     e.format("device", s(r, "device"), dns1123_label);
+    share_id(e, r);
     super::slices::binding(e, r);
     e.each(r, "tolerations", |e, _, t| toleration(e, t));
 }

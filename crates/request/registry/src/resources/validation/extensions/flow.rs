@@ -4,6 +4,7 @@ use super::super::check::{Errs, count, is_true, s};
 use crate::strategy::same;
 use keelson_api::{Map, Object, Value};
 use keelson_machinery::names;
+use std::collections::HashSet;
 
 const VERBS: [&str; 9] = [
     "create",
@@ -220,6 +221,22 @@ fn mandatory(e: &mut Errs, kind: &str, o: &Object) {
     }
 }
 
+/// Conditions of either kind have types of their own.
+pub fn status(o: &Object, e: &mut Errs) {
+    let mut seen = HashSet::new();
+    e.child(o, "status", |e, status| {
+        e.each(status, "conditions", |e, _, condition| {
+            let of = s(condition, "type");
+            if !seen.insert(of.to_owned()) {
+                e.duplicate("type", of);
+            }
+            if of.is_empty() {
+                e.required("type", "");
+            }
+        });
+    });
+}
+
 pub fn priority_level(o: &Object, e: &mut Errs) {
     let empty = Map::new();
     let spec = o.obj("spec").unwrap_or(&empty);
@@ -244,8 +261,12 @@ pub fn priority_level(o: &Object, e: &mut Errs) {
                     Some(l) => e.within("limited", |e| limited(e, l)),
                 }
             }
-            "" => e.required("type", ""),
-            other => e.not_supported("type", other, &["Exempt", "Limited"]),
+            _ => {
+                for key in ["exempt", "limited"].iter().filter(|key| spec.contains_key(key)) {
+                    e.forbidden(key, "");
+                }
+                e.one_of(spec, "type", &["Exempt", "Limited"]);
+            }
         }
     });
     mandatory(e, "PriorityLevelConfiguration", o);
@@ -339,6 +360,21 @@ mod tests {
         assert_eq!(with(2, 3, 50), 1);
         assert_eq!(with(2_000_000_000, 1, 50), 1);
         assert_eq!(with(-1, -1, -1), 3);
+    }
+
+    #[test]
+    fn a_level_has_what_its_type_says() {
+        let limited = value!({"nominalConcurrencyShares": 1, "limitResponse": {"type": "Reject"}});
+        let told = level("mine", value!({"type": "Other", "limited": (limited), "exempt": {}}));
+        let starts = [
+            "spec.exempt: Forbidden",
+            "spec.limited: Forbidden",
+            "spec.type: Unsupported value",
+        ];
+        assert!(
+            told.len() == 3 && told.iter().zip(starts).all(|(t, s)| t.starts_with(s)),
+            "{told:?}"
+        );
     }
 
     #[test]
