@@ -39,7 +39,7 @@ pub fn now() -> Timestamp {
 }
 
 /// Whether this thread's clock is a simulated one.
-fn is_simulated() -> bool {
+pub fn is_simulated() -> bool {
     SIMULATED.get().is_some()
 }
 
